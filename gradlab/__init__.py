@@ -1,0 +1,3 @@
+"""gradlab: a numerical differentiation laboratory on JAX."""
+
+__version__ = "0.1.0"

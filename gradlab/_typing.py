@@ -1,0 +1,61 @@
+"""The types of the public signatures, with shapes where jaxtyping is installed.
+
+Shapes use the same letters everywhere: n variables, m residuals, N samples,
+d features, k steps. The tests install jaxtyping and beartype and check them at every
+call; users need neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Complex, Float, Inexact, Int, PRNGKeyArray, Shaped
+else:
+    try:
+        from jaxtyping import Bool, Complex, Float, Inexact, Int, PRNGKeyArray, Shaped
+    except ImportError:  # shapes are documentation only
+
+        class _Plain:
+            """Stands in for a jaxtyping dtype: `Float[Array, "n"]` is just `Array`."""
+
+            def __getitem__(self, item):
+                return item[0]
+
+        Bool = Complex = Float = Inexact = Int = Shaped = _Plain()
+        PRNGKeyArray = jax.Array
+
+Array = jax.Array
+ArrayLike = jax.typing.ArrayLike
+AnyArray = jax.Array | np.ndarray
+Params = Any  # any pytree of floating leaves
+PyTree = Any
+Scalar = Float[Array, ""]
+Vector = Float[Array, " n"]
+Matrix = Float[Array, "n n"]
+Loss = Callable[..., Any]  # (params, *args) -> scalar
+GradientOperator = Callable[..., Callable[..., Any]]  # shaped like jax.grad
+
+__all__ = [
+    "AnyArray",
+    "Array",
+    "ArrayLike",
+    "Bool",
+    "Complex",
+    "Float",
+    "GradientOperator",
+    "Inexact",
+    "Int",
+    "Loss",
+    "Matrix",
+    "PRNGKeyArray",
+    "Params",
+    "PyTree",
+    "Scalar",
+    "Shaped",
+    "Vector",
+]
