@@ -1,0 +1,17 @@
+"""The shapes of losses: real where one minimises, complex where one takes complex steps."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradlab._typing import AnyArray, Inexact, Int
+
+Point = Inexact[AnyArray, " n"]
+Residuals = Inexact[AnyArray, " m"]
+Value = Inexact[AnyArray | np.inexact, ""]
+Features = Inexact[AnyArray, "N d"]
+Targets = Inexact[AnyArray, " N"]
+Labels = Int[AnyArray, " N"]
+Number = Inexact[AnyArray | np.inexact, ""]
+
+__all__ = ["Features", "Labels", "Number", "Point", "Residuals", "Targets", "Value"]

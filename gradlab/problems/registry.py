@@ -1,0 +1,293 @@
+"""What a problem is, and the one table in which every problem has its name.
+
+A builder makes its problem with plain NumPy in float64; `get` hands starts, data and
+minimisers out in the dtype that is asked for. Losses are module-level functions of
+`(params, *args)`, so two problems of the same name share compiled code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradlab._errors import nearest
+from gradlab._typing import Loss, Params, PyTree
+
+__all__ = ["Problem", "check_size", "fixed_start", "get", "names", "register"]
+
+Builder = TypeVar("Builder", bound=Callable[..., "Problem"])
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Problem:
+    """A loss, where to start, and what is known about the answer.
+
+    Attributes:
+        name: The name `get` knows it by.
+        loss: Pure function `loss(params, *args)` to a scalar.
+        init: Function of a random key to the starting parameters; the key may be left out,
+            and is ignored where the start is fixed.
+        description: What it is, in one line.
+        source: The paper and page, or the origin and licence of the data.
+        args: The data, passed to `loss` after the parameters.
+        residual: Function `residual(params, *args)` to shape (m,) whose squares sum to the
+            loss, or None where the loss is no sum of squares.
+        minimum: The smallest value, or None where it is not known or does not exist.
+        minimizer: Parameters at which the minimum is taken, or None where not known.
+        tags: The groups it belongs to: "analytic", "regression", "2d", "mgh", "nist", ...
+        plot_box: `((xlo, xhi), (ylo, yhi))`, the window of a contour plot in two variables.
+        certified: Reference figures that come with a data set, or None.
+
+    Examples:
+        >>> problem = gl.problems.get("booth")
+        >>> print(problem.loss(problem.init(), *problem.args))
+        74.0
+        >>> problem.minimum
+        0.0
+    """
+
+    name: str
+    loss: Loss
+    init: Callable[..., Params]
+    description: str
+    source: str
+    args: tuple[Any, ...] = ()
+    residual: Callable[..., Any] | None = None
+    minimum: float | None = None
+    minimizer: Params | None = None
+    tags: tuple[str, ...] = ()
+    plot_box: tuple[tuple[float, float], tuple[float, float]] | None = None
+    certified: dict[str, Any] | None = None
+
+    @property
+    def num_params(self) -> int:
+        """Number of scalar parameters, n."""
+        start = jax.eval_shape(lambda: self.init())
+        return sum(leaf.size for leaf in jax.tree.leaves(start))
+
+    @property
+    def num_residuals(self) -> int | None:
+        """Number of residuals, m, or None where the loss is no sum of squares."""
+        if self.residual is None:
+            return None
+        residual = self.residual
+        return int(jax.eval_shape(lambda: residual(self.init(), *self.args)).size)
+
+    def __repr__(self) -> str:
+        """Name the problem and its sizes, without its data."""
+        sizes = f"num_params={self.num_params}"
+        if self.residual is not None:
+            sizes += f", num_residuals={self.num_residuals}"
+        return f"Problem({self.name!r}, {sizes}, minimum={self.minimum})"
+
+
+class _Entry(NamedTuple):
+    """What the table holds for a name."""
+
+    build: Callable[..., Problem]
+    tags: tuple[str, ...]
+    options: tuple[str, ...]
+
+
+_TABLE: dict[str, _Entry] = {}
+
+
+def register(name: str, *, tags: tuple[str, ...] = ()) -> Callable[[Builder], Builder]:
+    """Build a decorator that enters a builder of problems in the table.
+
+    The builder takes its options as keywords with defaults and returns a `Problem` made with
+    NumPy in float64; `get` converts every floating array in it to the wanted dtype.
+
+    A builder defined anew, as a notebook does when a cell is run again, replaces itself.
+
+    Args:
+        name: The name for `get`, not yet taken.
+        tags: The groups that `names(tag=...)` lists it in.
+
+    Returns:
+        A decorator, which returns the builder unchanged.
+
+    Raises:
+        ValueError: If the name is taken by another builder.
+        TypeError: If the builder has a parameter without default, or one called `dtype`.
+
+    Examples:
+        >>> from gradlab.problems.registry import fixed_start
+        >>> def bowl_loss(x):
+        ...     return jnp.sum(x**4)
+        >>> @gl.problems.register("bowl", tags=("mine",))
+        ... def bowl(*, n: int = 3) -> gl.problems.Problem:
+        ...     start = fixed_start(np.ones(n))
+        ...     return gl.problems.Problem("bowl", bowl_loss, start, "A bowl.", "Here.")
+        >>> gl.problems.names(tag="mine")
+        ['bowl']
+        >>> print(gl.problems.get("bowl", n=2).init())
+        [1. 1.]
+    """
+
+    def enter(build: Builder) -> Builder:
+        if name in _TABLE and _identity(_TABLE[name].build) != _identity(build):
+            raise ValueError(f"`name` must be free, but a problem {name!r} is registered.")
+        parameters = inspect.signature(build).parameters
+        for key, parameter in parameters.items():
+            if parameter.default is parameter.empty or key == "dtype":
+                raise TypeError(
+                    f"a builder of problems takes only options with defaults, and no `dtype`, "
+                    f"which is an option of `get`; {name!r} takes `{key}`."
+                )
+        _TABLE[name] = _Entry(build, tuple(tags), tuple(parameters))
+        return build
+
+    return enter
+
+
+def get(name: str, *, dtype: Any = None, **options: Any) -> Problem:
+    """Return the problem of that name.
+
+    Two calls return the same `loss` and `residual` functions, so that what was compiled for
+    one is used by the other.
+
+    Args:
+        name: One of `names()`.
+        dtype: Of the start, the data and the minimiser: "float32" or "float64". The default
+            is JAX's: float32, or float64 where `jax_enable_x64` is on.
+        **options: Those of the problem, such as `n`, the number of variables.
+
+    Returns:
+        The problem.
+
+    Raises:
+        ValueError: If the name, or the value of an option, is not one of those possible.
+        TypeError: If the problem has no such option, or the dtype is not a real float.
+        ImportError: If the data set needs a package that is not installed.
+
+    Examples:
+        >>> gl.problems.get("rosenbrock", n=4)
+        Problem('rosenbrock', num_params=4, num_residuals=6, minimum=0.0)
+    """
+    if name not in _TABLE:
+        raise ValueError(
+            f"`name` must be one of gradlab.problems.names(), got {name!r}."
+            f"{nearest(name, _TABLE)}"
+        )
+    entry = _TABLE[name]
+    known = [*entry.options, "dtype"]
+    for key in options:
+        if key not in known:
+            raise TypeError(
+                f"problem {name!r} has no option {key!r}.{nearest(key, known)} "
+                f"Its options: {known}."
+            )
+    dtype = _float_dtype(dtype)
+    problem = entry.build(**options)
+    build_start = problem.init
+    return dataclasses.replace(
+        problem,
+        init=lambda key=None: _cast(build_start(key), dtype),
+        args=_cast(problem.args, dtype),
+        minimizer=_cast(problem.minimizer, dtype),
+        tags=entry.tags,
+    )
+
+
+def names(tag: str | None = None) -> list[str]:
+    """List the registered problems in alphabetical order.
+
+    Args:
+        tag: Only those of this group, such as "2d" or "mgh".
+
+    Returns:
+        The names.
+
+    Raises:
+        ValueError: If no problem has that tag.
+
+    Examples:
+        >>> gl.problems.names(tag="regression")
+        ['linear', 'logistic', 'softmax']
+    """
+    if tag is None:
+        return sorted(_TABLE)
+    tags = {t for entry in _TABLE.values() for t in entry.tags}
+    if tag not in tags:
+        raise ValueError(
+            f"`tag` must be one of {sorted(tags)}, got {tag!r}.{nearest(tag, tags)}"
+        )
+    return sorted(name for name, entry in _TABLE.items() if tag in entry.tags)
+
+
+def fixed_start(start: PyTree, scale: float = 1.0) -> Callable[..., Params]:
+    """Build an `init` that ignores its key and returns `scale` times a published start.
+
+    Where the published start is all zeros, every entry becomes `scale` unless `scale` is 1:
+    the convention of the MINPACK test driver.
+
+    Args:
+        start: The published start: numbers, or a dict of real NumPy arrays.
+        scale: Factor, finite and not zero.
+
+    Returns:
+        Function of an optional random key to the start.
+
+    Raises:
+        ValueError: If `scale` is zero or not finite.
+    """
+    if not np.isfinite(scale) or scale == 0:
+        raise ValueError(f"`start_scale` must be finite and not zero, got {scale}.")
+    start = start if isinstance(start, dict) else np.asarray(start, np.float64)
+    if scale != 1.0:
+        zero = not any(np.any(leaf) for leaf in jax.tree.leaves(start))
+        start = jax.tree.map(lambda x: np.full(x.shape, scale) if zero else scale * x, start)
+    return lambda key=None: start
+
+
+def check_size(argument: str, value: Any, *, at_least: int, multiple_of: int = 1) -> int:
+    """Return `value` as an int; raise in the caller's terms unless it is a possible size."""
+    try:
+        size = operator.index(value)
+    except TypeError:
+        raise TypeError(f"`{argument}` must be an integer, got {value!r}.") from None
+    if size < at_least or size % multiple_of:
+        multiple = f" and a multiple of {multiple_of}" if multiple_of > 1 else ""
+        raise ValueError(f"`{argument}` must be at least {at_least}{multiple}, got {size}.")
+    return size
+
+
+def _identity(build: Callable[..., Problem]) -> tuple[str, str]:
+    """Say where a builder is defined."""
+    return build.__module__, build.__qualname__
+
+
+def _float_dtype(dtype: Any) -> np.dtype[Any]:
+    """Turn the `dtype` argument into float32 or float64."""
+    if dtype is None:
+        return jnp.zeros(()).dtype
+    try:
+        chosen = jnp.dtype(dtype)
+    except TypeError:
+        chosen = None
+    if chosen not in (np.float32, np.float64):
+        raise TypeError(f"`dtype` must be 'float32' or 'float64', got {dtype!r}.")
+    if chosen == np.float64 and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
+        raise ValueError(
+            "`dtype` must be 'float32' while JAX holds no float64; "
+            'call jax.config.update("jax_enable_x64", True) first.'
+        )
+    return chosen
+
+
+def _cast(tree: PyTree, dtype: np.dtype[Any]) -> PyTree:
+    """Convert the leaves to JAX arrays, floating ones to `dtype`."""
+
+    def convert(leaf: Any) -> jax.Array:
+        floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        return jnp.asarray(leaf, dtype) if floating else jnp.asarray(leaf)
+
+    return jax.tree.map(convert, tree)
