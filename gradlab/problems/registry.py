@@ -93,7 +93,7 @@ class _Entry(NamedTuple):
 
     build: Callable[..., Problem]
     tags: tuple[str, ...]
-    options: tuple[str, ...]
+    defaults: dict[str, Any]
 
 
 _TABLE: dict[str, _Entry] = {}
@@ -142,7 +142,8 @@ def register(name: str, *, tags: tuple[str, ...] = ()) -> Callable[[Builder], Bu
                     f"a builder of problems takes only options with defaults, and no `dtype`, "
                     f"which is an option of `get`; {name!r} takes `{key}`."
                 )
-        _TABLE[name] = _Entry(build, tuple(tags), tuple(parameters))
+        defaults = {key: parameter.default for key, parameter in parameters.items()}
+        _TABLE[name] = _Entry(build, tuple(tags), defaults)
         return build
 
     return enter
@@ -165,7 +166,7 @@ def get(name: str, *, dtype: Any = None, **options: Any) -> Problem:
 
     Raises:
         ValueError: If the name, or the value of an option, is not one of those possible.
-        TypeError: If the problem has no such option, or the dtype is not a real float.
+        TypeError: If the problem has no such option, or its value is of the wrong kind.
         ImportError: If the data set needs a package that is not installed.
 
     Examples:
@@ -178,7 +179,7 @@ def get(name: str, *, dtype: Any = None, **options: Any) -> Problem:
             f"{nearest(name, _TABLE)}"
         )
     entry = _TABLE[name]
-    known = [*entry.options, "dtype"]
+    known = [*entry.defaults, "dtype"]
     for key in options:
         if key not in known:
             raise TypeError(
@@ -186,7 +187,9 @@ def get(name: str, *, dtype: Any = None, **options: Any) -> Problem:
                 f"Its options: {known}."
             )
     dtype = _float_dtype(dtype)
-    problem = entry.build(**options)
+    problem = entry.build(
+        **{key: _as_default(key, value, entry.defaults[key]) for key, value in options.items()}
+    )
     build_start = problem.init
     return dataclasses.replace(
         problem,
@@ -248,16 +251,23 @@ def fixed_start(start: PyTree, scale: float = 1.0) -> Callable[..., Params]:
     return lambda key=None: start
 
 
-def check_size(argument: str, value: Any, *, at_least: int, multiple_of: int = 1) -> int:
-    """Return `value` as an int; raise in the caller's terms unless it is a possible size."""
-    try:
-        size = operator.index(value)
-    except TypeError:
-        raise TypeError(f"`{argument}` must be an integer, got {value!r}.") from None
+def check_size(argument: str, size: int, *, at_least: int, multiple_of: int = 1) -> int:
+    """Return `size`; raise in the caller's terms unless it is a possible one."""
     if size < at_least or size % multiple_of:
         multiple = f" and a multiple of {multiple_of}" if multiple_of > 1 else ""
         raise ValueError(f"`{argument}` must be at least {at_least}{multiple}, got {size}.")
     return size
+
+
+def _as_default(option: str, value: Any, default: Any) -> Any:
+    """Convert the value of an option to the kind of its default, an int or a float."""
+    try:
+        if isinstance(default, int):
+            return operator.index(value)
+        return float(value) if isinstance(default, float) else value
+    except TypeError:
+        kind = "an integer" if isinstance(default, int) else "a number"
+        raise TypeError(f"`{option}` must be {kind}, got {value!r}.") from None
 
 
 def _identity(build: Callable[..., Problem]) -> tuple[str, str]:
