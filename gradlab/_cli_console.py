@@ -1,0 +1,161 @@
+"""The manners of a program: how gradlab's commands take arguments, fail and end."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gradlab._errors import nearest
+
+__all__ = [
+    "DTYPES",
+    "Parser",
+    "UsageError",
+    "add_run_options",
+    "console",
+    "guarded",
+    "one_of",
+    "parser",
+    "unknown",
+]
+
+DTYPES = ("float32", "float64")
+USAGE, INTERRUPTED = 2, 130  # exit codes: argparse's own, and a shell's for Ctrl-C
+
+
+class UsageError(Exception):
+    """What was asked for cannot be done; the message is for the person at the terminal."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` that answers an unknown option with the nearest one."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, or exit with code 2 and one line that says what to write instead."""
+        options, rest = self.parse_known_args(args, namespace)
+        if rest:
+            kind = "option" if rest[0].startswith("-") else "argument"
+            known = [name for name in self._option_string_actions if name.startswith("--")]
+            name = rest[0].split("=")[0]
+            self.error(f"unknown {kind} {name!r}.{nearest(name, known)}")
+        return options
+
+    def error(self, message: str) -> NoReturn:
+        """Say in one line what is wrong, and leave with code 2."""
+        self.exit(USAGE, f"{self.prog}: error: {message} `{self.prog} --help` tells more.\n")
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Say that there is no such name, which one is nearest, and which there are."""
+    known = list(known)
+    return f"unknown {kind} {name!r}.{nearest(name, known)} Known: {', '.join(known)}."
+
+
+def one_of(kind: str, names: Iterable[str]) -> Callable[[str], str]:
+    """Build an argparse type that accepts only `names`."""
+    names = list(names)
+
+    def check(value: str) -> str:
+        if value not in names:
+            raise argparse.ArgumentTypeError(unknown(kind, value, names))
+        return value
+
+    return check
+
+
+def whole_number(at_least: int) -> Callable[[str], int]:
+    """Build an argparse type of integers that are not smaller than `at_least`."""
+
+    def check(value: str) -> int:
+        if not value.lstrip("+").isdecimal() or int(value) < at_least:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number, at least {at_least}, got {value!r}."
+            )
+        return int(value)
+
+    return check
+
+
+def parser(name: str, description: str | None) -> Parser:
+    """Build the parser every experiment starts from; add the experiment's own options to it.
+
+    Args:
+        name: Name of the experiment.
+        description: Its docstring, which is the question it answers.
+
+    Returns:
+        A parser that knows --quick, --out, --dtype and --seed.
+
+    Examples:
+        >>> parser("convergence", "Which method is best?").parse_args(["--quick"]).seed
+        0
+    """
+    made = Parser(prog=f"gradlab run {name}", description=description)
+    made.add_argument("--quick", action="store_true", help="smaller budgets, every part")
+    add_run_options(made)
+    return made
+
+
+def add_run_options(made: Parser) -> None:
+    """Add what every command that makes a run folder takes."""
+    made.add_argument(
+        "--out", default="runs", metavar="DIR", help="where the run's folder is made (runs)"
+    )
+    made.add_argument(
+        "--dtype",
+        default="float64",
+        type=one_of("dtype", DTYPES),
+        metavar="|".join(DTYPES),
+        help="precision of all arithmetic (float64)",
+    )
+    made.add_argument(
+        "--seed", default=0, type=whole_number(0), metavar="N", help="random seed (0)"
+    )
+
+
+def console(main: Callable[[], int | None], prog: str | None = None) -> NoReturn:
+    """Run `main` as a program and leave with its exit code.
+
+    After Ctrl-C the process leaves at once: unwinding it while XLA compiles in another
+    thread can crash the interpreter.
+    """
+    code = guarded(main, prog or Path(sys.argv[0]).name)
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    if code == INTERRUPTED:
+        os._exit(code)
+    sys.exit(code)
+
+
+def guarded(main: Callable[[], int | None], prog: str) -> int:
+    """Call `main` and return an exit code: 0, 2 for a usage error, 130 after Ctrl-C.
+
+    A usage error and a missing extra take one line on stderr. Any other exception is a
+    fault, and keeps its traceback.
+    """
+    try:
+        return main() or 0
+    except SystemExit as stop:  # argparse, after --help or an error it has told
+        return stop.code if isinstance(stop.code, int) else 0
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, `head` for example, has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except UsageError as error:
+        print(f"{prog}: error: {error}", file=sys.stderr)
+    except ImportError as error:
+        if "pip install" not in str(error):
+            raise
+        print(f"{prog}: error: {error}", file=sys.stderr)
+    return USAGE

@@ -1,0 +1,144 @@
+"""The command line: gradlab list | run | compare.
+
+Arguments are understood before JAX is imported, so help, lists and typos are answered at
+once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import NamedTuple, NoReturn
+
+import gradlab
+from gradlab import _cli_compare, _cli_names
+from gradlab._cli_console import Parser, console, guarded, unknown
+
+__all__ = ["main", "program"]
+
+
+class _Command(NamedTuple):
+    """A command: what it does, and the function of its arguments that does it."""
+
+    summary: str
+    run: Callable[[Sequence[str]], int | None]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out one command line and return the exit code.
+
+    Args:
+        argv: The arguments, by default those of this process.
+
+    Returns:
+        0, or 2 where the arguments ask for something impossible, or 130 after Ctrl-C.
+
+    Examples:
+        >>> from gradlab.cli import main
+        >>> main(["list", "experiments"])  # doctest: +ELLIPSIS
+        convergence ...
+        0
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _dispatch(arguments), "gradlab")
+
+
+def program() -> NoReturn:
+    """Be the program `gradlab`."""
+    console(main)
+
+
+def _dispatch(arguments: list[str]) -> int | None:
+    """Hand the arguments after the command's name to the command."""
+    parser = _parser()
+    if not arguments or arguments[0].startswith("-"):
+        parser.parse_args(arguments)  # --help and --version end here
+        parser.print_help()
+        return 2
+    name, *rest = arguments
+    if name not in _COMMANDS:
+        parser.error(unknown("command", name, _COMMANDS))
+    return _COMMANDS[name].run(rest)
+
+
+def _parser() -> Parser:
+    """Build the parser of what stands before a command."""
+    parser = Parser(
+        prog="gradlab",
+        usage="gradlab COMMAND [options]",
+        description="A numerical differentiation laboratory on JAX.",
+        epilog="commands:\n"
+        + _listing({name: command.summary for name, command in _COMMANDS.items()})
+        + "\n\n`gradlab COMMAND --help` tells what a command takes.",
+    )
+    parser.add_argument("--version", action="version", version=gradlab.__version__)
+    return parser
+
+
+def _list(arguments: Sequence[str]) -> None:
+    """Print the names of one kind, or of all."""
+    kinds = {
+        "experiments": _cli_names.experiments,
+        "problems": _cli_names.problems,
+        "methods": _cli_names.methods,
+    }
+    parser = Parser(prog="gradlab list", description="List what there is, one line each.")
+    parser.add_argument("kind", nargs="?", help=f"{', '.join(kinds)} (all)")
+    kind = parser.parse_args(arguments).kind
+    if kind is not None and kind not in kinds:
+        parser.error(unknown("kind", kind, kinds))
+    for name in [kind] if kind else kinds:
+        indent = "" if kind else "  "
+        if not kind:
+            print(f"{name}:")
+        print(_listing({e.name: e.summary for e in kinds[name]().values()}, indent))
+
+
+def _run(arguments: Sequence[str]) -> int | None:
+    """Hand the arguments after its name to an experiment's `main`."""
+    known = _cli_names.experiments()
+    parser = Parser(
+        prog="gradlab run",
+        usage="gradlab run NAME [options]",
+        description="Run an experiment; its results go to a new folder runs/NAME-<number>.",
+        epilog="experiments:\n"
+        + _listing({name: entry.summary for name, entry in known.items()})
+        + "\n\n`gradlab run NAME --help` tells what an experiment takes.",
+    )
+    if not arguments or arguments[0].startswith("-"):
+        parser.parse_args([a for a in arguments if a in ("-h", "--help")])
+        parser.error(f"name the experiment first: {', '.join(known)}.")
+    name, *rest = arguments
+    if name not in known:
+        parser.error(unknown("experiment", name, known))
+    return _load(known[name]).main(rest)
+
+
+def _load(entry: _cli_names.Entry) -> ModuleType:
+    """Import an experiment from its file."""
+    spec = importlib.util.spec_from_file_location(
+        f"gradlab_experiment_{entry.name}", entry.path
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # where dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def _listing(lines: Mapping[str, str], indent: str = "  ") -> str:
+    """Align names and what they stand for."""
+    width = max(map(len, lines), default=0)
+    return "\n".join(
+        f"{indent}{name:<{width}}  {text}".rstrip() for name, text in lines.items()
+    )
+
+
+_COMMANDS = {
+    "list": _Command("list the experiments, problems and methods there are", _list),
+    "run": _Command("run an experiment, for example: gradlab run convergence", _run),
+    "compare": _Command("minimise a problem by several methods, draw both", _cli_compare.run),
+}

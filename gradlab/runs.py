@@ -1,0 +1,181 @@
+"""Run folders and the frame of an experiment: one folder a run, never shared.
+
+An experiment parses its arguments with `parser`, does its work inside `record`, and ends
+with `console(main)`; the command line uses the same three.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import itertools
+import re
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gradlab import _environment
+from gradlab._cli_console import DTYPES, UsageError, console, parser
+from gradlab._files import write_whole
+from gradlab._json import to_json
+
+__all__ = ["RunFolder", "UsageError", "claim", "console", "parser", "record"]
+
+SCHEMA = 1  # of summary.json; raised when a reader of the older layout would go wrong
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+
+class RunFolder:
+    """A claimed run folder, and the summary that is kept in it.
+
+    Attributes:
+        folder: The folder, which nobody else writes to.
+        summary: What `summary.json` holds; add to it before the run ends.
+    """
+
+    def __init__(self, folder: Path, summary: dict[str, Any]) -> None:
+        self.folder = folder
+        self.summary = summary
+
+    def path(self, name: str) -> Path:
+        """Return the path of the file `name` in this folder.
+
+        Raises:
+            ValueError: If `name` could leave the folder.
+        """
+        return self.folder / _checked_name(name)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write `value` as strict JSON to the file `name`."""
+        write_whole(self.path(name), to_json(value).encode())
+
+    def save(self, comparison: Any) -> None:
+        """Write a `Comparison`: its steps to `history.csv`, its table to the summary."""
+        comparison.to_csv(self.path("history.csv"))
+        self.summary["compile_seconds"] = sum(
+            run.compile_seconds for run in comparison.runs if run.trace is not None
+        )
+        self.summary["results"] = list(comparison.table)
+        self.write_json("summary.json", self.summary)
+
+    def save_figure(self, axes: Any, name: str) -> None:
+        """Write the figure that holds `axes` as PNG and SVG, and close it."""
+        from gradlab import plots
+
+        plots.save_figure(axes.figure, self.path(name))
+
+    def finish(self, status: str, **details: Any) -> None:
+        """Write the summary with how and when the run ended."""
+        self.summary.update(status=status, end=_now(), **details)
+        self.write_json("summary.json", self.summary)
+
+
+@contextlib.contextmanager
+def record(
+    name: str,
+    *,
+    root: str | Path = "runs",
+    dtype: str = "float64",
+    seed: int = 0,
+    script: str | Path = __file__,
+) -> Iterator[RunFolder]:
+    """Claim a run folder and keep its `summary.json` true until the run has ended.
+
+    Inside the `with` block JAX computes in `dtype`. The summary is written when the run
+    starts (`status` "running", so a killed run stays recognisable) and when it ends
+    ("finished", "failed" or "interrupted").
+
+    Args:
+        name: What ran; the folder is `<root>/<name>-<number>`.
+        root: Folder that holds the run folders; made if need be.
+        dtype: "float64" or "float32".
+        seed: Seed the run was asked to use; recorded only.
+        script: File whose repository's commit is recorded.
+
+    Yields:
+        The `RunFolder`.
+
+    Raises:
+        UsageError: If the folder cannot be made or written to.
+        ValueError: If `name` could leave `root`, or `dtype` is neither.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"`dtype` must be one of {DTYPES}, got {dtype!r}.")
+    run = RunFolder(claim(root, name), {"schema": SCHEMA, "name": name, "status": "running"})
+    import jax
+
+    with jax.enable_x64(dtype == "float64"):
+        run.summary.update(start=_now(), command=shlex.join(sys.argv), dtype=dtype, seed=seed)
+        run.summary.update(_environment.describe(script))
+        with _refusals_as_usage_errors(run.folder):
+            run.write_json("summary.json", run.summary)
+        started = time.perf_counter()
+        try:
+            yield run
+        except BaseException as error:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            told = f"{type(error).__name__}: {error}"
+            with contextlib.suppress(OSError):  # the error itself is what must be heard of
+                run.finish(status, error=told, seconds=time.perf_counter() - started)
+            raise
+        run.finish("finished", seconds=time.perf_counter() - started)
+
+
+def claim(root: str | Path, name: str) -> Path:
+    """Make and return the folder `<root>/<name>-<number>`, which is nobody else's.
+
+    `mkdir` either makes the folder or fails, so two processes that ask at once get two
+    folders. The number is one more than the largest there.
+
+    Args:
+        root: Folder that holds the run folders; made if need be.
+        name: Letters, digits, dots, underscores and dashes.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        UsageError: If `root` is a file, or no folder can be made in it.
+        ValueError: If `name` holds any other character, or is "." or "..".
+    """
+    root = Path(root)
+    pattern = re.compile(re.escape(_checked_name(name)) + r"-(\d+)")
+    with _refusals_as_usage_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        taken = [int(m[1]) for p in root.iterdir() if (m := pattern.fullmatch(p.name))]
+        for number in itertools.count(max(taken, default=0) + 1):
+            folder = root / f"{name}-{number}"
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                return folder
+    raise AssertionError("itertools.count does not end")
+
+
+def _checked_name(name: str) -> str:
+    """Return `name`, or refuse one that could leave the folder it is meant for."""
+    if not _NAME.fullmatch(name) or name in (".", ".."):
+        raise ValueError(
+            "A name of a run or of its file must consist of letters, digits, '.', '_' and "
+            f"'-', got {name!r}."
+        )
+    return name
+
+
+@contextlib.contextmanager
+def _refusals_as_usage_errors(folder: Path) -> Iterator[None]:
+    """Turn the system's refusal to write to `folder` into a `UsageError`."""
+    try:
+        yield
+    except OSError as error:
+        reason = "it is not a folder" if folder.is_file() else error.strerror or str(error)
+        raise UsageError(
+            f"cannot write to {str(folder)!r}: {reason}. Choose another folder with --out."
+        ) from error
+
+
+def _now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
