@@ -1,0 +1,249 @@
+"""Calling the user's function at many points: compiled where JAX can trace it, else in Python.
+
+An `Evaluator` runs one recipe, written once for both: `recipe(evaluate, x, ...)`, where
+`evaluate` is either `_Traced` (jax.lax.map over chunks) or `_Concrete` (a Python loop over
+NumPy arrays).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = ["Evaluator", "Static", "evaluation_bytes"]
+
+# What tracing raises when a function needs the numbers themselves.
+UNTRACEABLE = (
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+# Memory for the points evaluated together, and their largest number: beyond about a hundred
+# lanes a batched evaluation gains no more speed on a CPU or a GPU.
+_CHUNK_BYTES = 2**28
+_MAX_LANES = 128
+
+
+@dataclass(frozen=True)
+class Static:
+    """Arguments split into arrays, which are traced, and the rest, which is not."""
+
+    treedef: Any
+    rest: tuple[tuple[int, Any], ...]
+
+    @staticmethod
+    def split(arguments: Any) -> tuple[Static, list[Any]]:
+        """Return what stays static and the list of arrays."""
+        leaves, treedef = jax.tree.flatten(arguments)
+        rest = tuple((i, _Key(v)) for i, v in enumerate(leaves) if not _is_number(v))
+        return Static(treedef, rest), [v for v in leaves if _is_number(v)]
+
+    def join(self, arrays: list[Any]) -> Any:
+        """Put the two back together."""
+        leaves = list(arrays)
+        for i, key in self.rest:
+            leaves.insert(i, key.value)
+        return jax.tree.unflatten(self.treedef, leaves)
+
+
+class _Key:
+    """A static argument: compared by value where it hashes, else by identity."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __hash__(self) -> int:
+        try:
+            return hash(self.value)
+        except TypeError:
+            return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Key) or type(self.value) is not type(other.value):
+            return False
+        return self.value is other.value or (
+            isinstance(self.value, bool | str | bytes) and self.value == other.value
+        )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether jit can trace it. A bool stays static: it is a switch far more often."""
+    numbers = (jax.Array, np.ndarray, np.generic, int, float, complex)
+    return isinstance(value, numbers) and not isinstance(value, bool | np.bool_ | np.str_)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluator:
+    """Run a recipe compiled, or in Python once f has turned out not to be traceable.
+
+    Attributes:
+        recipe: `recipe(evaluate, step, args, kwargs)`, pure but for its calls of
+            `evaluate`.
+        f: The user's function.
+    """
+
+    recipe: Callable[..., Any]
+    f: Callable[..., Any]
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def _compiled(self) -> Callable[..., Any]:
+        """The recipe under jit; the same object for all calls, so that its cache is used."""
+
+        def run(static: Static, arrays: list[Any], step: Any) -> Any:
+            args, kwargs = static.join(arrays)
+            return self.recipe(Traced(self.f), step, args, kwargs)
+
+        return jax.jit(run, static_argnums=0)
+
+    def __call__(self, step: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Evaluate the recipe."""
+        static, arrays = Static.split((args, kwargs))
+        traced = any(isinstance(a, jax.core.Tracer) for a in arrays)
+        if traced or not self.memory.get("python"):
+            try:
+                return self._compiled(static, arrays, step)
+            except UNTRACEABLE as error:
+                if traced:
+                    raise TypeError(_inside_a_transformation(error)) from error
+                self.memory["python"] = True
+        return self.recipe(Concrete(self.f, self.memory), step, args, kwargs)
+
+
+def _inside_a_transformation(error: Exception) -> str:
+    """Say what f did with a traced value, and what to do."""
+    if isinstance(error, jax.errors.TracerArrayConversionError):
+        return (
+            "`f` calls NumPy on its argument, so it can only be differentiated outside jit, "
+            "vmap and grad. Write it with jax.numpy, wrap it in jax.pure_callback, or call "
+            "the derivative on concrete arrays."
+        )
+    return (
+        "`f` decides in Python (`if`, `int()`, `float()`) on a traced value, so it can only be "
+        "differentiated outside jit, vmap and grad. Use jnp.where or jax.lax.cond, or call "
+        "the derivative on concrete arrays."
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """Evaluate a JAX function at many points, in chunks of bounded memory."""
+
+    f: Callable[..., Any]
+    xp = jnp
+
+    def output(self, call: Callable[[Any], Any], x: Any) -> Any:
+        """Return the shapes and dtypes f returns at x, without evaluating it."""
+        return jax.eval_shape(call, x)
+
+    def plan(self, planner: Callable[[], Any]) -> Any:
+        """Compute what does not involve f."""
+        return planner()
+
+    def one(self, call: Callable[[Any], Any], x: Any) -> Any:
+        """Evaluate f once."""
+        return call(x)
+
+    def many(self, call: Callable[[Any], Any], points: Any) -> Any:
+        """Evaluate f at each row of `points`."""
+        return jax.vmap(call)(points)
+
+    def rows(
+        self, call: Callable[[Any], Any], finish: Callable[..., Any], x: Any, moves: Any
+    ) -> Any:
+        """Return `finish(values, *extra)` for each row of `moves` = (index, points, *extra).
+
+        Row j evaluates f at copies of x whose entries `index[j]` hold `points[j, k]`.
+        """
+
+        def row(move: Any) -> Any:
+            index, points, *extra = move
+            values = jax.vmap(lambda p: call(x.at[index].set(p)))(points)
+            return finish(values, *extra)
+
+        per_row = evaluation_bytes(call, x) * moves[1].shape[1]
+        lanes = int(np.clip(_CHUNK_BYTES // per_row, 1, _MAX_LANES))
+        return jax.lax.map(row, moves, batch_size=lanes)
+
+
+@dataclass(frozen=True, eq=False)
+class Concrete:
+    """Evaluate a NumPy function at many points, one call after the other."""
+
+    f: Callable[..., Any]
+    memory: dict[str, Any]
+    xp = np
+
+    def output(self, call: Callable[[Any], Any], x: Any) -> Any:
+        """Return what f returned last time; the first time, by calling it once."""
+        key = (x.shape, x.dtype)
+        if key not in self.memory:
+            self.memory[key] = jax.tree.map(_abstract, call(np.asarray(x)))
+        return self.memory[key]
+
+    def plan(self, planner: Callable[[], Any]) -> Any:
+        """Compute what does not involve f, with JAX, as NumPy arrays."""
+        return jax.tree.map(np.asarray, planner())
+
+    def one(self, call: Callable[[Any], Any], x: Any) -> Any:
+        """Evaluate f once."""
+        return call(np.asarray(x))
+
+    def many(self, call: Callable[[Any], Any], points: Any) -> Any:
+        """Evaluate f at each row of `points`."""
+        return np.stack([np.asarray(call(point)) for point in points])
+
+    def rows(
+        self, call: Callable[[Any], Any], finish: Callable[..., Any], x: Any, moves: Any
+    ) -> Any:
+        """Do as `Traced.rows` does, in a Python loop."""
+        out = []
+        for index, points, *extra in zip(*moves, strict=True):
+            values = []
+            for point in points:
+                moved = np.array(x)
+                moved[index] = point
+                values.append(call(moved))
+            stacked = jax.tree.map(lambda *v: np.stack([np.asarray(e) for e in v]), *values)
+            out.append(finish(stacked, *extra))
+        return jax.tree.map(lambda *v: jnp.stack([jnp.asarray(e) for e in v]), *out)
+
+
+def _abstract(value: Any) -> Any:
+    """Return shape and dtype of one output; anything else as it is, for the checks to see."""
+    number = np.isscalar(value) and not isinstance(value, bool | str | bytes)
+    if not number and not hasattr(value, "shape"):
+        return value
+    return jax.ShapeDtypeStruct(np.shape(value), np.asarray(value).dtype)
+
+
+def evaluation_bytes(call: Callable[[Any], Any], x: Any) -> int:
+    """Bound the bytes one evaluation of f at x writes, from its jaxpr."""
+    jaxpr = jax.make_jaxpr(call)(x).jaxpr
+    return x.size * x.dtype.itemsize + _written(jaxpr)
+
+
+def _written(jaxpr: Any) -> int:
+    """Sum the sizes of all results in a jaxpr; a loop's body counts once."""
+    total = 0
+    for equation in jaxpr.eqns:
+        total += sum(_bytes(v.aval) for v in equation.outvars)
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                inner = getattr(inner, "jaxpr", inner)
+                total += _written(inner) if hasattr(inner, "eqns") else 0
+    return total
+
+
+def _bytes(aval: Any) -> int:
+    """Size of one abstract array; 0 for tokens and keys."""
+    dtype = getattr(aval, "dtype", None)
+    itemsize = getattr(dtype, "itemsize", 0)
+    return int(np.prod(getattr(aval, "shape", (0,)))) * int(itemsize)

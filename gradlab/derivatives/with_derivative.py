@@ -1,0 +1,228 @@
+"""Install a gradient operator as a function's derivative rule.
+
+Whatever then asks JAX for the gradient, or for products with the Hessian, gets the
+operator's answer, so no optimizer knows which one it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradlab._typing import Array, GradientOperator, Loss, Params
+from gradlab.derivatives._leaves import eps_of, flatten
+from gradlab.derivatives._stencils import relative_length, relative_step
+
+__all__ = ["WithDerivative", "with_derivative"]
+
+
+@dataclass(frozen=True, eq=False)
+class WithDerivative:
+    """A loss whose derivative is an operator's: call it like the loss itself.
+
+    Attributes:
+        loss: The function called, with its derivative rule.
+        gradient: The operator's gradient of the loss, or None for automatic
+            differentiation.
+    """
+
+    loss: Loss
+    gradient: Callable[..., Any] | None
+
+    def __call__(self, params: Params, *args: Any) -> Any:
+        """Evaluate the loss."""
+        return self.loss(params, *args)
+
+    def gradient_evaluations(self, params: Params) -> int:
+        """Return how many evaluations of the loss one gradient takes; 0 for autodiff."""
+        count = getattr(self.gradient, "num_evaluations", None)
+        return 0 if count is None else int(count(params))
+
+    def hvp_evaluations(self, params: Params) -> int:
+        """Return how many evaluations of the loss one product H v takes; 0 for autodiff.
+
+        The gradient at the point itself is not counted: it is shared by all products.
+        """
+        sides = 1 if _one_sided(self.gradient) else 2
+        return sides * self.gradient_evaluations(params)
+
+
+def with_derivative(f: Loss, *, grad: GradientOperator) -> WithDerivative:
+    r"""Build f with another gradient operator as its derivative rule.
+
+    `jax.grad` of the result is `grad(f)`, $G$. A second derivative is the difference
+    $H(x) v \approx (G(x + t v) - G(x - t v)) / 2t$, or one-sided for a one-sided $G$, with
+    $t$ from the noise $\eta$ of $G$: the perturbation is $\eta^{1/(1+p)}$ of the scale of x,
+    p = 2 or 1. The error is then about $\eta^{p/(1+p)}$ relative: eps^(4/9) for central
+    differences of central differences, eps^(1/4) for forward of forward ones, eps^(2/3) for
+    an exact $G$. Third derivatives raise.
+
+    Args:
+        f: Function (params, *args) to a real scalar. Derivatives in `args` are automatic.
+        grad: Operator shaped like `jax.grad`: `jax.grad` itself, `finite.grad`, a partial of
+            it, or any function from f to its gradient.
+
+    Returns:
+        A function with the values of f, fit for `jax.grad`, `jax.hessian`, `jax.linearize`
+        in any order and under `jit` and `vmap`. `gradient_evaluations(params)` and
+        `hvp_evaluations(params)` count evaluations of f.
+
+    Raises:
+        TypeError: If `grad` is not callable, or f is differentiated a third time.
+
+    References:
+        Moré, J. and Wild, S. (2012). Estimating derivatives of noisy simulations. TOMS 38:19
+        (the step from the noise).
+
+    Examples:
+        >>> from gradlab.derivatives import finite
+        >>> loss = with_derivative(lambda x: jnp.sum(x**3), grad=finite.grad)
+        >>> print(jax.hessian(loss)(jnp.array([1.0, 2.0])).round(4) + 0.0)
+        [[ 6.  0.]
+         [ 0. 12.]]
+    """
+    if not callable(grad):
+        raise TypeError(f"`grad` must be an operator like jax.grad, got {grad!r}.")
+    if getattr(grad, "func", grad) is jax.grad:
+        return WithDerivative(f, None)
+    gradient = grad(f)
+    return WithDerivative(_with_rule(f, _differentiable(gradient)), gradient)
+
+
+def _with_rule(f: Loss, gradient: Callable[..., Params]) -> Loss:
+    """Return f with the rule df = gradient · dparams + ∂f/∂args · dargs."""
+    loss = jax.custom_jvp(f)
+
+    def rule(primals: Any, tangents: Any) -> Any:
+        value = loss(*primals)
+        dparams, dargs = tangents[0], tangents[1:]
+        slope = jnp.zeros_like(value)
+        if _any_moves(dparams):
+            slope += _inner(gradient(*primals), dparams).astype(value.dtype)
+        if _any_moves(dargs):
+            slope += _along_args(lambda *a: f(primals[0], *a), primals[1:], dargs)
+        return value, slope
+
+    loss.defjvp(rule, symbolic_zeros=True)
+    return loss
+
+
+def _differentiable(gradient: Callable[..., Params]) -> Callable[..., Params]:
+    """Return the operator's gradient with differences as its own derivative."""
+    outer = jax.custom_jvp(gradient)
+
+    def rule(primals: Any, tangents: Any) -> Any:
+        at_x = outer(*primals)
+        dparams, dargs = tangents[0], tangents[1:]
+        change = jax.tree.map(jnp.zeros_like, at_x)
+        if _any_moves(dparams):
+            dparams = jax.tree.map(_instantiate, dparams, is_leaf=_is_symbolic)
+            change = _product(gradient, primals, at_x, dparams)
+        if _any_moves(dargs):
+            moved = _along_args(lambda *a: gradient(primals[0], *a), primals[1:], dargs)
+            change = jax.tree.map(jnp.add, change, moved)
+        return at_x, change
+
+    outer.defjvp(rule, symbolic_zeros=True)
+    return outer
+
+
+def _product(gradient: Callable[..., Params], primals: Any, at_x: Params, v: Params) -> Params:
+    """Return H v as a function JAX takes to be linear in v and its own transpose.
+
+    `jax.lax.custom_linear_solve` is the one public primitive with a transpose rule given by
+    the caller and a batching rule: "solve" is the difference, which the symmetry of H makes
+    its own transpose, and the system it would solve is never used.
+    """
+    x, *args = jax.tree.map(_no_third_derivative, primals)
+
+    def solve(_: Any, v: Params) -> Params:
+        return _difference(gradient, x, args, at_x, v)
+
+    return jax.lax.custom_linear_solve(lambda v: v, v, solve, symmetric=True)
+
+
+def _difference(
+    gradient: Callable[..., Params], x: Params, args: Any, at_x: Params, v: Params
+) -> Params:
+    """Difference the gradient along v, with the step that suits its noise."""
+    point, layout = flatten(x)
+    direction = flatten(v)[0].astype(point.dtype)
+    one_sided = _one_sided(gradient)
+    coarsest = max(layout.dtypes, key=eps_of)
+    noise = getattr(gradient, "relative_noise", eps_of)(coarsest)
+    reach = relative_step(noise, 1, 1 if one_sided else 2)
+    length = relative_length(layout, point, direction)
+    unit = direction / jnp.where(length > 0, length, 1.0) * reach
+    side = -1.0 if getattr(gradient, "scheme", "") == "backward" else 1.0
+    ahead = flatten(gradient(layout.unflatten(point + side * unit), *args))[0]
+    behind = at_x if one_sided else gradient(layout.unflatten(point - unit), *args)
+    width = side if one_sided else 2.0
+    change = (ahead - flatten(behind)[0]) / (width * reach)
+    return layout.unflatten(change * length)
+
+
+def _one_sided(gradient: Any) -> bool:
+    """Whether the operator's own scheme looks to one side only."""
+    return getattr(gradient, "scheme", "central") in ("forward", "backward")
+
+
+@jax.custom_jvp
+def _no_third_derivative(x: Any) -> Any:
+    """Return x; refuse to be differentiated."""
+    return x
+
+
+@_no_third_derivative.defjvp
+def _refuse(primals: Any, tangents: Any) -> Any:
+    """Raise: the rule of `_product` knows no derivative in x."""
+    raise TypeError(
+        "`with_derivative` gives first and second derivatives: a third one would be a "
+        "difference of differences of differences, with no digits left. Use "
+        "finite.derivative(order=3), adaptive.derivative(order=3) or jax.grad."
+    )
+
+
+def _along_args(function: Callable[..., Any], args: Any, dargs: Any) -> Any:
+    """Differentiate a function of the other arguments, by autodiff."""
+    leaves, treedef = jax.tree.flatten(args)
+    tangents = treedef.flatten_up_to(dargs)
+    moving = [i for i, t in enumerate(tangents) if not _is_symbolic(t)]
+
+    def of_moving(*values: Any) -> Any:
+        new = list(leaves)
+        for i, value in zip(moving, values, strict=True):
+            new[i] = value
+        return function(*jax.tree.unflatten(treedef, new))
+
+    primals = tuple(leaves[i] for i in moving)
+    return jax.jvp(of_moving, primals, tuple(tangents[i] for i in moving))[1]
+
+
+def _is_symbolic(tangent: Any) -> bool:
+    """Whether JAX knows this tangent to be zero."""
+    return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
+
+
+def _any_moves(tangents: Any) -> bool:
+    """Whether any tangent is not known to be zero."""
+    return any(not _is_symbolic(t) for t in jax.tree.leaves(tangents, is_leaf=_is_symbolic))
+
+
+def _instantiate(tangent: Any) -> Any:
+    """Turn a symbolic zero into zeros."""
+    return jnp.zeros(tangent.shape, tangent.dtype) if _is_symbolic(tangent) else tangent
+
+
+def _inner(a: Params, b: Params) -> Array:
+    """Sum the products of two pytrees, where b may hold symbolic zeros."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b, is_leaf=_is_symbolic), strict=True)
+    return functools.reduce(
+        operator.add, [jnp.sum(u * v) for u, v in pairs if not _is_symbolic(v)]
+    )
