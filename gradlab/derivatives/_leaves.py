@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ __all__ = [
     "eps_of",
     "flatten",
     "is_complex",
+    "select_arguments",
 ]
 
 
@@ -86,6 +87,27 @@ def flatten(params: Params) -> tuple[Array, Layout]:
     layout = Layout(treedef, tuple(a.shape for a in arrays), tuple(a.dtype for a in arrays))
     wide = jnp.result_type(jnp.float32, *layout.dtypes)
     return jnp.concatenate([a.ravel().astype(wide) for a in arrays]), layout
+
+
+def select_arguments(
+    args: tuple[Any, ...], argnums: int | tuple[int, ...]
+) -> tuple[Params, Callable[[Params], tuple[Any, ...]]]:
+    """Return the differentiated arguments and how to put others in their place."""
+    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    if any(not -len(args) <= k < len(args) for k in numbers):
+        raise ValueError(
+            f"`argnums` must name positional arguments, got {argnums!r} for {len(args)}."
+        )
+
+    def replace(params: Params) -> tuple[Any, ...]:
+        new = list(args)
+        values = (params,) if isinstance(argnums, int) else params
+        for k, value in zip(numbers, values, strict=True):
+            new[k] = value
+        return tuple(new)
+
+    params = args[argnums] if isinstance(argnums, int) else tuple(args[k] for k in numbers)
+    return params, replace
 
 
 def check_params(params: Params, argument: str = "params", *, holomorphic: bool = True) -> None:

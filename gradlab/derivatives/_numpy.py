@@ -1,7 +1,7 @@
 """Calling the user's function at many points: compiled where JAX can trace it, else in Python.
 
-An `Evaluator` runs one recipe, written once for both: `recipe(evaluate, x, ...)`, where
-`evaluate` is either `_Traced` (jax.lax.map over chunks) or `_Concrete` (a Python loop over
+An `Evaluator` runs one recipe, written once for both: `recipe(evaluate, ...)`, where
+`evaluate` is either `Traced` (jax.lax.map over chunks) or `Concrete` (a Python loop over
 NumPy arrays).
 """
 
@@ -16,10 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Evaluator", "Static", "evaluation_bytes"]
+from gradlab.derivatives._analytic import NOT_ANALYTIC, disagrees, first_not_analytic
+from gradlab.derivatives._leaves import is_complex
+
+__all__ = ["Evaluator", "inside_a_transformation", "needs_numbers"]
 
 # What tracing raises when a function needs the numbers themselves.
-UNTRACEABLE = (
+_UNTRACEABLE = (
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
     jax.errors.ConcretizationTypeError,
@@ -91,7 +94,7 @@ class Evaluator:
 
     recipe: Callable[..., Any]
     f: Callable[..., Any]
-    memory: dict[str, Any] = field(default_factory=dict)
+    memory: dict[Any, Any] = field(default_factory=dict)
 
     @functools.cached_property
     def _compiled(self) -> Callable[..., Any]:
@@ -110,25 +113,47 @@ class Evaluator:
         if traced or not self.memory.get("python"):
             try:
                 return self._compiled(static, arrays, step)
-            except UNTRACEABLE as error:
+            except Exception as error:
+                if not needs_numbers(error):
+                    raise
                 if traced:
-                    raise TypeError(_inside_a_transformation(error)) from error
+                    raise TypeError(inside_a_transformation(error)) from error
                 self.memory["python"] = True
-        return self.recipe(Concrete(self.f, self.memory), step, args, kwargs)
+        args, kwargs = static.join([_to_numpy(a) for a in arrays])
+        try:
+            return self.recipe(Concrete(self.f, self.memory), step, args, kwargs)
+        except _UNTRACEABLE as error:  # f closes over a traced value
+            raise TypeError(inside_a_transformation(error)) from error
 
 
-def _inside_a_transformation(error: Exception) -> str:
+def needs_numbers(error: Exception) -> bool:
+    """Whether tracing failed because f needs concrete numbers, as NumPy code does."""
+    if isinstance(error, _UNTRACEABLE):
+        return True
+    in_place = isinstance(error, TypeError) and "JAX arrays are immutable" in str(error)
+    method = isinstance(error, AttributeError) and "Tracer" in str(error)
+    return in_place or method
+
+
+def _to_numpy(value: Any) -> Any:
+    """Return a JAX array of numbers as a NumPy array, anything else as it is."""
+    if isinstance(value, jax.Array) and not jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return np.asarray(value)
+    return value
+
+
+def inside_a_transformation(error: Exception) -> str:
     """Say what f did with a traced value, and what to do."""
-    if isinstance(error, jax.errors.TracerArrayConversionError):
+    if isinstance(error, jax.errors.ConcretizationTypeError):
         return (
-            "`f` calls NumPy on its argument, so it can only be differentiated outside jit, "
-            "vmap and grad. Write it with jax.numpy, wrap it in jax.pure_callback, or call "
-            "the derivative on concrete arrays."
+            "`f` decides in Python (`if`, `int()`, `float()`) on a traced value. Use jnp.where "
+            "or jax.lax.cond; or differentiate it by `gradlab.finite` or `gradlab.adaptive`, "
+            "outside jit, vmap and grad."
         )
     return (
-        "`f` decides in Python (`if`, `int()`, `float()`) on a traced value, so it can only be "
-        "differentiated outside jit, vmap and grad. Use jnp.where or jax.lax.cond, or call "
-        "the derivative on concrete arrays."
+        "`f` calls NumPy on a traced value. Write it with jax.numpy, or wrap it in "
+        "jax.pure_callback; or differentiate it by `gradlab.finite` or `gradlab.adaptive`, "
+        "outside jit, vmap and grad."
     )
 
 
@@ -153,7 +178,10 @@ class Traced:
 
     def many(self, call: Callable[[Any], Any], points: Any) -> Any:
         """Evaluate f at each row of `points`."""
-        return jax.vmap(call)(points)
+        try:
+            return jax.vmap(call)(points)
+        except NotImplementedError:
+            return jax.lax.map(call, points)
 
     def rows(
         self, call: Callable[[Any], Any], finish: Callable[..., Any], x: Any, moves: Any
@@ -163,14 +191,30 @@ class Traced:
         Row j evaluates f at copies of x whose entries `index[j]` hold `points[j, k]`.
         """
 
-        def row(move: Any) -> Any:
+        def row(move: Any, over_points: Callable[..., Any]) -> Any:
             index, points, *extra = move
-            values = jax.vmap(lambda p: call(x.at[index].set(p)))(points)
-            return finish(values, *extra)
+            return finish(over_points(lambda p: call(x.at[index].set(p)), points), *extra)
 
-        per_row = evaluation_bytes(call, x) * moves[1].shape[1]
+        per_row = _evaluation_bytes(call, x) * moves[1].shape[1]
         lanes = int(np.clip(_CHUNK_BYTES // per_row, 1, _MAX_LANES))
-        return jax.lax.map(row, moves, batch_size=lanes)
+        try:
+            return jax.lax.map(
+                lambda move: row(move, lambda g, points: jax.vmap(g)(points)),
+                moves,
+                batch_size=lanes,
+            )
+        except NotImplementedError:  # a callback, say, that cannot be batched
+            return jax.lax.map(lambda move: row(move, jax.lax.map), moves)
+
+    def check_analytic(self, call: Callable[[Any], Any], x: Any, out: Any) -> None:
+        """Raise unless f is analytic, as far as its jaxpr tells."""
+        _check_complex(out)
+        culprit = first_not_analytic(jax.make_jaxpr(call)(x))
+        if culprit:
+            raise TypeError(NOT_ANALYTIC.format(reason=f"it takes `{culprit}` of them"))
+
+    def check_against_differences(self, call: Any, x: Any, derivatives: Any) -> None:
+        """Do nothing: the jaxpr has told."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +222,7 @@ class Concrete:
     """Evaluate a NumPy function at many points, one call after the other."""
 
     f: Callable[..., Any]
-    memory: dict[str, Any]
+    memory: dict[Any, Any]
     xp = np
 
     def output(self, call: Callable[[Any], Any], x: Any) -> Any:
@@ -215,6 +259,31 @@ class Concrete:
             out.append(finish(stacked, *extra))
         return jax.tree.map(lambda *v: jnp.stack([jnp.asarray(e) for e in v]), *out)
 
+    def check_analytic(self, call: Callable[[Any], Any], x: Any, out: Any) -> None:
+        """Raise if f returns real numbers for complex ones."""
+        _check_complex(out)
+
+    def check_against_differences(self, call: Any, x: Any, derivatives: Any) -> None:
+        """Raise if the first complex-step derivative contradicts a central difference."""
+        if self.memory.get("analytic"):
+            return
+        reach = float(np.sqrt(np.finfo(x.dtype).eps))
+        direction = np.where(x == 0, 1, np.abs(x)).astype(x.dtype)
+        plus, minus = (call(x + s * reach * direction) for s in (1, -1))
+        for d, p, m in zip(*map(jax.tree.leaves, (derivatives, plus, minus)), strict=True):
+            if disagrees(np.asarray(d), direction, np.asarray(p), np.asarray(m), 2 * reach):
+                reason = "central differences contradict it"
+                raise TypeError(NOT_ANALYTIC.format(reason=reason))
+        self.memory["analytic"] = True
+
+
+def _check_complex(out: Any) -> None:
+    """Raise unless every output is complex."""
+    for leaf in jax.tree.leaves(out):
+        if not is_complex(getattr(leaf, "dtype", float)):
+            reason = "for complex `params` it returned real numbers"
+            raise TypeError(NOT_ANALYTIC.format(reason=reason))
+
 
 def _abstract(value: Any) -> Any:
     """Return shape and dtype of one output; anything else as it is, for the checks to see."""
@@ -224,7 +293,7 @@ def _abstract(value: Any) -> Any:
     return jax.ShapeDtypeStruct(np.shape(value), np.asarray(value).dtype)
 
 
-def evaluation_bytes(call: Callable[[Any], Any], x: Any) -> int:
+def _evaluation_bytes(call: Callable[[Any], Any], x: Any) -> int:
     """Bound the bytes one evaluation of f at x writes, from its jaxpr."""
     jaxpr = jax.make_jaxpr(call)(x).jaxpr
     return x.size * x.dtype.itemsize + _written(jaxpr)

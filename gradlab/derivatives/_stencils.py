@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradlab._typing import Array
+from gradlab._typing import AnyArray, Array
 from gradlab.derivatives._leaves import Layout, eps_of, is_complex
 
 __all__ = [
@@ -145,12 +145,12 @@ _EXPONENT_BITS = {"float32": 8, "float64": 11}
 
 
 def natural_steps(
-    x: Array, layout: Layout, out_eps: float, order: int, accuracy: int, *, shared: bool = True
+    x: AnyArray, layout: Layout, out_eps: float, order: int, accuracy: int
 ) -> Array:
     """Steps that follow the size of each entry of the flat x, shape (n,).
 
     The scale of an entry is its absolute value, but at least eps^(1/4) times the largest
-    entry of its leaf where the leaf shares one scale (`shared`): an entry much smaller than
+    entry of its leaf: an entry much smaller than
     its neighbours is more often one that passes through zero than one with a scale of its
     own, and eps^(1/4) keeps half the digits in either case. An entry that is 0 in a leaf
     of zeros gets the scale 1.
@@ -158,18 +158,17 @@ def natural_steps(
 
     def leaf_steps(dtype: Any, piece: Array) -> Array:
         eps = max(eps_of(dtype), out_eps)
-        return power_of_two(
-            relative_step(eps, order, accuracy) * leaf_scale(piece, eps, shared)
-        )
+        h = power_of_two(relative_step(eps, order, accuracy) * leaf_scale(piece, eps))
+        return jnp.maximum(h, jnp.finfo(h.dtype).smallest_normal)  # 0 would be no step
 
     return layout.map_leaves(leaf_steps, x)
 
 
-def leaf_scale(piece: Array, eps: float, shared: bool = True) -> Array:
+def leaf_scale(piece: AnyArray, eps: float) -> Array:
     """Return the positive scale of each entry of one leaf (see `natural_steps`)."""
     size = jax.lax.stop_gradient(jnp.abs(piece))
     usable = jnp.where(jnp.isfinite(size), size, 0.0)
-    if shared and usable.size:
+    if usable.size:
         usable = jnp.maximum(usable, eps**0.25 * jnp.max(usable))
     return jnp.where(usable > 0, usable, jnp.ones_like(usable))
 
@@ -187,7 +186,7 @@ def relative_length(layout: Layout, x: Array, v: Array) -> Array:
     return jnp.sum(ratios) / jnp.maximum(jnp.sum(ratios > 0), 1).astype(ratios.dtype)
 
 
-def round_to(x: Array, dtype: Any) -> Array:
+def round_to(x: AnyArray, dtype: Any) -> Array:
     """Round to what `dtype` holds, kept in the wider dtype of x.
 
     `reduce_precision` rather than a pair of casts, which XLA may remove.

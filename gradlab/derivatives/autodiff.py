@@ -16,7 +16,9 @@ from gradlab.derivatives._leaves import (
     check_scalar,
     eps_of,
     flatten,
+    select_arguments,
 )
+from gradlab.derivatives._numpy import inside_a_transformation, needs_numbers
 from gradlab.derivatives._stencils import relative_length, relative_step
 
 __all__ = ["flat_hessian", "hessian", "hvp", "value_grad_hvp"]
@@ -116,7 +118,7 @@ def hvp(
 
 
 def hessian(
-    f: Loss, *, chunk_size: int | None = None, argnums: int = 0
+    f: Loss, *, chunk_size: int | None = None, argnums: int | tuple[int, ...] = 0
 ) -> Callable[..., PyTree]:
     r"""Build the dense Hessian of a scalar function, like `jax.hessian`, in bounded memory.
 
@@ -127,7 +129,7 @@ def hessian(
     Args:
         f: Function (x, *args) to a real scalar.
         chunk_size: Columns computed together, 1 or more; 32 by default.
-        argnums: Which argument to differentiate.
+        argnums: Which argument(s) to differentiate, as in `jax.hessian`.
 
     Returns:
         A function of the arguments of f to the Hessian: for an array x of shape x.shape +
@@ -149,11 +151,12 @@ def hessian(
     _check_chunk(chunk_size)
 
     def dense(*args: Any) -> PyTree:
-        x = _checked(lambda x: f(*_put(args, argnums, x)), args[argnums], ())
-        point, layout = flatten(x)
+        params, replace = select_arguments(args, argnums)
+        params = _checked(lambda params: f(*replace(params)), params, ())
+        point, layout = flatten(params)
 
         def of_flat(flat: Array) -> Any:
-            return f(*_put(args, argnums, layout.unflatten(flat)))
+            return f(*replace(layout.unflatten(flat)))
 
         return layout.blocks(flat_hessian(of_flat, point, chunk_size=chunk_size))
 
@@ -222,7 +225,13 @@ def _checked(f: Loss, x: Params, args: tuple[Any, ...]) -> Params:
     """Return x with array leaves, after checking it and what f returns for it."""
     check_params(x, "x", holomorphic=False)
     x = jax.tree.map(jnp.asarray, x)
-    check_scalar(jax.eval_shape(lambda x: f(x, *args), x))
+    try:
+        out = jax.eval_shape(lambda x: f(x, *args), x)
+    except Exception as error:
+        if not needs_numbers(error):
+            raise
+        raise TypeError(inside_a_transformation(error)) from error
+    check_scalar(out)
     return x
 
 
@@ -243,13 +252,6 @@ def _as_tangent(v: Params, x: Params) -> Params:
         return jnp.asarray(v, x.dtype)
 
     return jax.tree_util.tree_map_with_path(leaf, v, x)
-
-
-def _put(args: tuple[Any, ...], position: int, value: Any) -> tuple[Any, ...]:
-    """Return args with one of them replaced."""
-    new = list(args)
-    new[position] = value
-    return tuple(new)
 
 
 def _lacks_forward_mode(error: TypeError) -> bool:

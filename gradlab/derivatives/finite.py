@@ -15,19 +15,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradlab._errors import check_choice, leaf_name
-from gradlab._typing import Array, Loss, Params, PyTree
-from gradlab.derivatives import _stencils
+from gradlab._typing import Loss, Params, PyTree
+from gradlab.derivatives._differences import (
+    Problem,
+    axis_count,
+    axis_derivatives,
+    columns,
+    combine,
+    complex_hessian,
+    polarised_hessian,
+)
 from gradlab.derivatives._leaves import (
     Layout,
     check_fits,
     check_params,
     check_scalar,
     eps_of,
-    flatten,
     is_complex,
+    select_arguments,
 )
 from gradlab.derivatives._numpy import Evaluator
-from gradlab.derivatives._stencils import Stencil, weights
+from gradlab.derivatives._stencils import Stencil, stencil, weights
 
 __all__ = ["Differences", "derivative", "grad", "hessian", "jacobian", "weights"]
 
@@ -58,7 +66,7 @@ class Differences:
 
     def __call__(self, *args: Any, **kwargs: Any) -> PyTree:
         """Differentiate at the given arguments."""
-        params, _ = _select(args, self.argnums)
+        params, _ = select_arguments(args, self.argnums)
         check_params(params, self.argument, holomorphic=self.scheme != "complex")
         return self.evaluator(_match_step(self.step, params), args, kwargs)
 
@@ -126,16 +134,16 @@ def grad(
         [ 3. 12.]
     """
     _check_options(scheme, step, 1, accuracy)
-    rule = None if scheme == "complex" else _stencils.stencil(scheme, 1, accuracy)
+    rule = _rule(scheme, 1, accuracy)
 
     def recipe(evaluate: Any, step: Any, args: tuple[Any, ...], kwargs: Any) -> Params:
-        problem = _Problem.build(evaluate, step, args, kwargs, argnums)
+        problem = Problem.build(evaluate, step, args, kwargs, argnums)
         out = problem.output(rule)
         check_scalar(out, holomorphic=is_complex(problem.x.dtype) or rule is None)
-        return problem.layout.unflatten(_axis_derivatives(problem, rule, out))
+        return problem.layout.unflatten(axis_derivatives(problem, rule, out))
 
     return Differences(
-        Evaluator(recipe, f), argnums, scheme, accuracy, step, "params", _axis_count(rule)
+        Evaluator(recipe, f), argnums, scheme, accuracy, step, "params", axis_count(rule)
     )
 
 
@@ -176,17 +184,17 @@ def jacobian(
          [0. 4.]]
     """
     _check_options(scheme, step, 1, accuracy)
-    rule = None if scheme == "complex" else _stencils.stencil(scheme, 1, accuracy)
+    rule = _rule(scheme, 1, accuracy)
 
     def recipe(evaluate: Any, step: Any, args: tuple[Any, ...], kwargs: Any) -> PyTree:
-        problem = _Problem.build(evaluate, step, args, kwargs, argnums)
+        problem = Problem.build(evaluate, step, args, kwargs, argnums)
         out = problem.output(rule)
         _check_outputs(out, complex_in=is_complex(problem.x.dtype) or rule is None)
-        rows = _axis_derivatives(problem, rule, out)
-        return jax.tree.map(lambda o, r: _columns(problem.layout, o, r), out, rows)
+        rows = axis_derivatives(problem, rule, out)
+        return jax.tree.map(lambda o, r: columns(problem.layout, o, r), out, rows)
 
     return Differences(
-        Evaluator(recipe, f), argnums, scheme, accuracy, step, "params", _axis_count(rule)
+        Evaluator(recipe, f), argnums, scheme, accuracy, step, "params", axis_count(rule)
     )
 
 
@@ -201,8 +209,8 @@ def derivative(
 ) -> Differences:
     r"""Build the derivative of a function of one variable, elementwise over arrays.
 
-    $f^{(m)}(x) \approx h^{-m} \sum_j w_j f(x + o_j h)$, every entry of x with its own step,
-    independent of the other entries. With the default step the error is about
+    $f^{(m)}(x) \approx h^{-m} \sum_j w_j f(x + o_j h)$, every entry of x with its own step.
+    With the default step the error is about
     eps^(p / (m + p)) relative, for order m and accuracy p.
 
     Args:
@@ -210,7 +218,7 @@ def derivative(
         order: Order m of the derivative.
         scheme: "central", "forward", "backward" or, for order 1, "complex".
         step: Absolute step, a number or an array like x. Default: eps^(1 / (m + p)) times
-            |x|, or times 1 where x is 0, rounded to a power of two.
+            |x|, with the same floors as in `grad`, rounded to a power of two.
         accuracy: Order p of the error in the step (see `grad`).
         argnums: Which argument to differentiate.
 
@@ -230,10 +238,10 @@ def derivative(
         [-0.479426 -0.841471]
     """
     _check_options(scheme, step, order, accuracy)
-    rule = None if scheme == "complex" else _stencils.stencil(scheme, order, accuracy)
+    rule = _rule(scheme, order, accuracy)
 
     def recipe(evaluate: Any, step: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
-        problem = _Problem.build(evaluate, step, args, kwargs, argnums, shared_scale=False)
+        problem = Problem.build(evaluate, step, args, kwargs, argnums)
         out = problem.output(rule)
         _check_elementwise(out, problem.layout)
         if rule is None:
@@ -246,7 +254,7 @@ def derivative(
         centre = None
         if rule.has_centre:
             centre = evaluate.xp.asarray(evaluate.one(problem.call, problem.x)).ravel()
-        result = _combine(evaluate.xp, rule, values, centre, divisor)
+        result = combine(evaluate.xp, rule, values, centre, divisor)
         return jnp.asarray(result, out.dtype).reshape(out.shape)
 
     def count(n: int) -> int:
@@ -298,18 +306,18 @@ def hessian(
          [2. 0.]]
     """
     _check_options(scheme, step, 1 if scheme == "complex" else 2, accuracy)
-    rule = _stencils.stencil("central" if scheme == "complex" else scheme, 2, accuracy)
+    rule = stencil("central" if scheme == "complex" else scheme, 2, accuracy)
 
     def recipe(evaluate: Any, step: Any, args: tuple[Any, ...], kwargs: Any) -> PyTree:
-        problem = _Problem.build(evaluate, step, args, kwargs, argnums)
+        problem = Problem.build(evaluate, step, args, kwargs, argnums)
         check_fits(problem.layout.size, problem.x.dtype.itemsize)
         out = problem.output(None if scheme == "complex" else rule)
         complex_in = is_complex(problem.x.dtype) or scheme == "complex"
         check_scalar(out, holomorphic=complex_in, hint="`jacobian` of `grad`")
         if scheme == "complex":
-            matrix = _complex_hessian(problem, eps_of(out.dtype))
+            matrix = complex_hessian(problem, eps_of(out.dtype))
         else:
-            matrix = _polarised_hessian(problem, rule, eps_of(out.dtype))
+            matrix = polarised_hessian(problem, rule, eps_of(out.dtype))
         return problem.layout.blocks(matrix)
 
     def count(n: int) -> int:
@@ -320,279 +328,9 @@ def hessian(
     return Differences(Evaluator(recipe, f), argnums, scheme, accuracy, step, "params", count)
 
 
-# --- what the operators share ---------------------------------------------------------------
-
-
-def _select(args: tuple[Any, ...], argnums: int | tuple[int, ...]) -> tuple[Params, Any]:
-    """Return the differentiated arguments and how to put others in their place."""
-    numbers = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    if any(not -len(args) <= k < len(args) for k in numbers):
-        raise ValueError(
-            f"`argnums` must name positional arguments, got {argnums!r} for {len(args)}."
-        )
-
-    def replace(params: Params) -> tuple[Any, ...]:
-        new = list(args)
-        values = (params,) if isinstance(argnums, int) else params
-        for k, value in zip(numbers, values, strict=True):
-            new[k] = value
-        return tuple(new)
-
-    params = args[argnums] if isinstance(argnums, int) else tuple(args[k] for k in numbers)
-    return params, replace
-
-
-@dataclass(frozen=True, eq=False)
-class _Problem:
-    """f as a function of one flat vector, at one point, with the caller's step.
-
-    Attributes:
-        evaluate: How f is called: `Traced` or `Concrete`.
-        step: The caller's step as a pytree like the parameters, or None.
-        x: The flat point, shape (n,).
-        layout: Its leaves.
-        restore: Takes a pytree of parameters to f's value there.
-        shared_scale: Whether the entries of a leaf share one scale.
-    """
-
-    evaluate: Any
-    step: Any
-    x: Any
-    layout: Layout
-    restore: Callable[[Params], Any]
-    shared_scale: bool
-
-    @staticmethod
-    def build(
-        evaluate: Any,
-        step: Any,
-        args: tuple[Any, ...],
-        kwargs: Any,
-        argnums: int | tuple[int, ...],
-        shared_scale: bool = True,
-    ) -> _Problem:
-        """Flatten the differentiated arguments."""
-        params, replace = _select(args, argnums)
-        x, layout = flatten(params)
-
-        def restore(params: Params) -> Any:
-            return evaluate.f(*replace(params), **kwargs)
-
-        x = evaluate.plan(lambda: x)
-        return _Problem(evaluate, step, x, layout, restore, shared_scale)
-
-    def call(self, x: Any) -> Any:
-        """Evaluate f at a flat point."""
-        return self.restore(self.layout.unflatten(x))
-
-    def call_complex(self, x: Any) -> Any:
-        """Evaluate f at a flat complex point."""
-        return self.restore(self.layout.as_complex().unflatten(x))
-
-    def output(self, rule: Stencil | None) -> Any:
-        """Return shapes and dtypes of f's output; for complex input where there is no rule."""
-        if rule is not None:
-            return self.evaluate.output(self.call, self.x)
-        out = self.evaluate.output(self.call_complex, self.x + 0j)
-        for leaf in jax.tree.leaves(out):
-            if not is_complex(getattr(leaf, "dtype", float)):
-                raise TypeError(_NOT_ANALYTIC)
-        return out
-
-    def steps(self, rule: Stencil, out_eps: float) -> Array:
-        """Return the step of each entry: the caller's, or the natural one."""
-        if self.step is None:
-            return _stencils.natural_steps(
-                self.x,
-                self.layout,
-                out_eps,
-                rule.order,
-                rule.accuracy,
-                shared=self.shared_scale,
-            )
-        return self._given_steps()
-
-    def points(self, rule: Stencil, out_eps: float) -> tuple[Array, Array]:
-        """Return x_i + o_j h_i, shape (n, k), and the divisor of each row, shape (n,).
-
-        The divisor of a first derivative is the sum of w_j times the displacement as
-        rounded, so that a linear function is differentiated exactly however x + h was
-        rounded. Where x + h is x itself the divisor is NaN, and so is the derivative.
-        """
-        h = self.steps(rule, out_eps)
-        offsets = jnp.asarray(rule.moved, h.dtype)
-        points = self.layout.map_leaves(
-            lambda dtype, x, h: _stencils.round_to(
-                x[:, None] + h[:, None] * offsets[None], dtype
-            ),
-            self.x,
-            h,
-        )
-        displacement = jnp.real(points - self.x[:, None])
-        used = [w for o, w in zip(rule.offsets, rule.weights, strict=True) if o]
-        divisor = displacement @ jnp.asarray(used, h.dtype) if rule.order == 1 else h
-        return points, jnp.where(jnp.any(displacement == 0, axis=1), jnp.nan, divisor)
-
-    def complex_steps(self, natural: bool = False) -> Array:
-        """Return steps along the imaginary axis: eps² of the scale, as nothing cancels.
-
-        The error of order h² is then eps⁴, and h is far from underflow.
-        """
-        if self.step is not None and not natural:
-            return self._given_steps()
-        scale = self.layout.map_leaves(
-            lambda _, x: _stencils.leaf_scale(x, eps_of(x.dtype), self.shared_scale), self.x
-        )
-        return _stencils.power_of_two(scale * eps_of(scale.dtype) ** 2)
-
-    def _given_steps(self) -> Array:
-        """Return the caller's steps as a flat vector."""
-        real = jnp.finfo(self.x.dtype).dtype
-        leaves = [
-            jnp.broadcast_to(jnp.asarray(s, real), shape).ravel()
-            for s, shape in zip(jax.tree.leaves(self.step), self.layout.shapes, strict=True)
-        ]
-        return jnp.concatenate(leaves)
-
-
-_NOT_ANALYTIC = (
-    "scheme='complex' needs an analytic `f`: for complex `params` it returned real numbers. "
-    "abs, real, conj, norm and the like are not analytic; use scheme='central'."
-)
-
-
-def _axis_derivatives(problem: _Problem, rule: Stencil | None, out: Any) -> Any:
-    """Differentiate f along each axis: the output's leaves with a leading axis n."""
-    evaluate, index = problem.evaluate, problem.evaluate.xp.arange(problem.layout.size)
-    if rule is None:
-        h = evaluate.plan(problem.complex_steps)
-        points = (problem.x + 1j * h)[:, None]
-
-        def divide(values: Any, h: Any) -> Any:
-            return jax.tree.map(lambda v: v[0].imag / h, values)
-
-        return evaluate.rows(problem.call_complex, divide, problem.x + 0j, (index, points, h))
-    out_eps = max(eps_of(leaf.dtype) for leaf in jax.tree.leaves(out))
-    points, divisor = evaluate.plan(lambda: problem.points(rule, out_eps))
-    centre = evaluate.one(problem.call, problem.x) if rule.has_centre else None
-
-    def finish(values: Any, divisor: Any) -> Any:
-        return _combine(evaluate.xp, rule, values, centre, divisor)
-
-    return evaluate.rows(problem.call, finish, problem.x, (index, points, divisor))
-
-
-def _axis_count(rule: Stencil | None) -> Callable[[int], int]:
-    """Return the evaluations of `_axis_derivatives` as a function of n."""
-    return lambda n: n if rule is None else n * len(rule.moved) + rule.has_centre
-
-
-def _polarised_hessian(problem: _Problem, rule: Stencil, out_eps: float) -> Array:
-    """Return the dense Hessian, shape (n, n), from second differences along axes and pairs."""
-    evaluate, n = problem.evaluate, problem.layout.size
-    points, h = evaluate.plan(lambda: problem.points(rule, out_eps))
-    centre = evaluate.one(problem.call, problem.x)
-    rows, columns = np.triu_indices(n, 1)
-
-    def second(values: Any) -> Any:
-        return _combine(evaluate.xp, rule._replace(order=0), values, centre, 1.0)
-
-    index = evaluate.xp.arange(n)[:, None]
-    axes = evaluate.rows(problem.call, second, problem.x, (index, points[:, :, None]))
-    matrix = jnp.diag(axes / h / h)
-    if n == 1:
-        return matrix
-    index = evaluate.xp.stack([evaluate.xp.asarray(rows), evaluate.xp.asarray(columns)], axis=1)
-    both = evaluate.xp.stack([points[rows], points[columns]], axis=2)
-    pairs = evaluate.rows(problem.call, second, problem.x, (index, both))
-    mixed = (pairs - axes[rows] - axes[columns]) / (2 * h[rows]) / h[columns]
-    return matrix.at[rows, columns].set(mixed).at[columns, rows].set(mixed)
-
-
-def _complex_hessian(problem: _Problem, out_eps: float) -> Array:
-    """Return the dense Hessian from central differences of complex-step derivatives."""
-    evaluate, n = problem.evaluate, problem.layout.size
-    rule = _stencils.stencil("central", 1, 2)
-    h = evaluate.plan(lambda: problem.complex_steps(natural=True))
-    points, divisor = evaluate.plan(lambda: problem.points(rule, out_eps))
-    rows, columns = np.triu_indices(n)
-    same = (rows == columns)[:, None]
-    tilted = (problem.x + 1j * h)[columns][:, None]
-    moved = evaluate.xp.stack(
-        [
-            points[rows] + 1j * (same * h[rows][:, None]),
-            evaluate.xp.where(same, points[rows] + 1j * h[rows][:, None], tilted),
-        ],
-        axis=2,
-    )
-
-    def finish(values: Any, h: Any, divisor: Any) -> Any:
-        plus, minus = values.imag
-        return (plus - minus) / h * 0.5 / divisor
-
-    index = evaluate.xp.asarray(np.stack([rows, columns], axis=1))
-    moves = (index, moved, h[columns], divisor[rows])
-    upper = evaluate.rows(problem.call_complex, finish, problem.x + 0j, moves)
-    matrix = jnp.zeros((n, n), upper.dtype)
-    return matrix.at[rows, columns].set(upper).at[columns, rows].set(upper)
-
-
-def _columns(layout: Layout, out: Any, rows: Array) -> PyTree:
-    """Turn derivatives along the axes, shape (n, *out), into leaves of shape out + leaf."""
-    last = jnp.moveaxis(rows, 0, -1).astype(out.dtype)
-    pieces = [
-        last[..., cut].reshape(out.shape + shape)
-        for cut, shape in zip(layout.slices, layout.shapes, strict=True)
-    ]
-    return jax.tree.unflatten(layout.treedef, pieces)
-
-
-def _check_outputs(out: Any, complex_in: bool) -> None:
-    """Raise unless every output of a Jacobian's function is floating."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(out):
-        name = leaf_name("f(params)", path)
-        dtype = getattr(leaf, "dtype", None)
-        if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
-            raise TypeError(f"`{name}` must be floating, got {dtype or type(leaf).__name__}.")
-        if complex_in and not is_complex(dtype):
-            raise TypeError(
-                f"`{name}` is {dtype} for complex `params`: only holomorphic functions have a "
-                "complex derivative."
-            )
-    if not jax.tree.leaves(out):
-        raise TypeError("`f` must return arrays, but returned None. Is a `return` missing?")
-
-
-def _check_elementwise(out: Any, layout: Layout) -> None:
-    """Raise unless f keeps the shape of x."""
-    shape = layout.shapes[0]
-    if getattr(out, "shape", None) != shape:
-        got = f"shape {out.shape}" if hasattr(out, "shape") else type(out).__name__
-        raise TypeError(
-            f"`f` must be elementwise: for x of shape {shape} it returned {got}. Use `grad` "
-            "for a scalar function of many variables, `jacobian` for many outputs."
-        )
-    _check_outputs(out, complex_in=is_complex(layout.dtypes[0]))
-
-
-def _combine(xp: Any, rule: Stencil, values: Any, centre: Any, divisor: Any) -> Any:
-    """Apply the weights to values of f, leading axis k, and divide by h^order."""
-
-    def leaf(moved: Any, middle: Any = None) -> Any:
-        wide = xp.asarray(moved).astype(jnp.promote_types(moved.dtype, jnp.float32))
-        samples = [wide[k] for k in range(len(rule.moved))]
-        if rule.has_centre:
-            samples = [xp.asarray(middle).astype(wide.dtype), *samples]
-        # The weights sum to 0, so one value may be subtracted from all: a constant has
-        # derivative 0 exactly, and rounded weights cost nothing where f is large.
-        total = sum(
-            w * (s - samples[0]) for w, s in zip(rule.weights[1:], samples[1:], strict=True)
-        )
-        for _ in range(rule.order):  # h**order could underflow
-            total = total / divisor
-        return total
-
-    return jax.tree.map(leaf, values) if centre is None else jax.tree.map(leaf, values, centre)
+def _rule(scheme: str, order: int, accuracy: int) -> Stencil | None:
+    """Return the stencil; None stands for the complex step."""
+    return None if scheme == "complex" else stencil(scheme, order, accuracy)
 
 
 def _check_options(scheme: str, step: Any, order: Any, accuracy: Any) -> None:
@@ -631,3 +369,31 @@ def _match_step(step: Any, params: Params) -> Any:
             f"{jax.tree.structure(step)} for {jax.tree.structure(params)}."
         )
     return step
+
+
+def _check_outputs(out: Any, complex_in: bool) -> None:
+    """Raise unless every output of a Jacobian's function is floating."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(out):
+        name = leaf_name("f(params)", path)
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(f"`{name}` must be floating, got {dtype or type(leaf).__name__}.")
+        if complex_in and not is_complex(dtype):
+            raise TypeError(
+                f"`{name}` is {dtype} for complex `params`: only holomorphic functions have a "
+                "complex derivative."
+            )
+    if not jax.tree.leaves(out):
+        raise TypeError("`f` must return arrays, but returned None. Is a `return` missing?")
+
+
+def _check_elementwise(out: Any, layout: Layout) -> None:
+    """Raise unless f keeps the shape of x."""
+    shape = layout.shapes[0]
+    if getattr(out, "shape", None) != shape:
+        got = f"shape {out.shape}" if hasattr(out, "shape") else type(out).__name__
+        raise TypeError(
+            f"`f` must be elementwise: for x of shape {shape} it returned {got}. Use `grad` "
+            "for a scalar function of many variables, `jacobian` for many outputs."
+        )
+    _check_outputs(out, complex_in=is_complex(layout.dtypes[0]))
