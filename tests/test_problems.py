@@ -11,10 +11,10 @@ import pytest
 import scipy.linalg
 import scipy.optimize
 from jax.flatten_util import ravel_pytree
+from support import assert_close
 
 import gradlab.problems as problems
 from gradlab.problems import data, registry
-from tests.support import assert_close
 
 ANALYTIC = [
     ("square", {}),

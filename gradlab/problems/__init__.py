@@ -3,7 +3,14 @@
 `get(name, **options)` returns a `Problem`; `names()` lists them; `register` adds one.
 """
 
-from gradlab.problems import analytic, regression  # noqa: F401  (these fill the table)
+from gradlab.problems import (  # noqa: F401  (these fill the table)
+    analytic,
+    mgh_data,
+    mgh_linear,
+    mgh_small,
+    mgh_variable,
+    regression,
+)
 from gradlab.problems.registry import Problem, get, names, register
 
 __all__ = ["Problem", "get", "names", "register"]

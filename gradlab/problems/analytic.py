@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradlab._typing import AnyArray, Inexact
+from gradlab.problems._least_squares import MGH, sum_of_squares
 from gradlab.problems._types import Number, Point, Residuals, Value
 from gradlab.problems.registry import Problem, check_size, fixed_start, register
 
@@ -27,15 +28,9 @@ __all__ = [
     "styblinski_tang",
 ]
 
-_MGH = "Moré, Garbow & Hillstrom (1981), ACM TOMS 7(1):17-41"
 
-
-def _square_residual(x: Number) -> Residuals:
+def _square(x: Number) -> Residuals:
     return jnp.reshape(x, (1,))
-
-
-def _square_loss(x: Number) -> Value:
-    return jnp.sum(_square_residual(x) ** 2)
 
 
 @register("square", tags=("analytic", "convex", "least_squares"))
@@ -43,8 +38,8 @@ def square() -> Problem:
     """Build $x^2$ of one scalar, from x = 3."""
     return Problem(
         name="square",
-        loss=_square_loss,
-        residual=_square_residual,
+        loss=sum_of_squares(_square),
+        residual=_square,
         init=fixed_start(3.0),
         minimum=0.0,
         minimizer=np.zeros(()),
@@ -53,12 +48,8 @@ def square() -> Problem:
     )
 
 
-def _rosenbrock_residual(x: Point) -> Residuals:
+def _rosenbrock(x: Point) -> Residuals:
     return jnp.concatenate([10 * (x[1:] - x[:-1] ** 2), 1 - x[:-1]])
-
-
-def _rosenbrock_loss(x: Point) -> Value:
-    return jnp.sum(_rosenbrock_residual(x) ** 2)
 
 
 @register("rosenbrock", tags=("analytic", "least_squares", "2d", "mgh"))
@@ -72,18 +63,18 @@ def rosenbrock(*, n: int = 2, start_scale: float = 1.0) -> Problem:
     n = check_size("n", n, at_least=2)
     return Problem(
         name="rosenbrock",
-        loss=_rosenbrock_loss,
-        residual=_rosenbrock_residual,
+        loss=sum_of_squares(_rosenbrock),
+        residual=_rosenbrock,
         init=fixed_start(np.where(np.arange(n) % 2 == 0, -1.2, 1.0), start_scale),
         minimum=0.0,
         minimizer=np.ones(n),
         plot_box=((-2.0, 2.0), (-1.0, 3.0)) if n == 2 else None,
         description="Curved narrow valley; chained when n > 2.",
-        source=f"Rosenbrock (1960), Computer Journal 3:175-184; {_MGH}, no. 1.",
+        source=f"Rosenbrock (1960), Computer Journal 3:175-184; {MGH}, no. 1.",
     )
 
 
-def _beale_residual(x: Point) -> Residuals:
+def _beale(x: Point) -> Residuals:
     y = x[1]
     targets = jnp.asarray([1.5, 2.25, 2.625], x.dtype)
     # 1 - y**i as products with (1 - y): no cancellation near y = 1
@@ -91,32 +82,24 @@ def _beale_residual(x: Point) -> Residuals:
     return targets - x[0] * powers
 
 
-def _beale_loss(x: Point) -> Value:
-    return jnp.sum(_beale_residual(x) ** 2)
-
-
 @register("beale", tags=("analytic", "least_squares", "2d", "mgh"))
 def beale(*, start_scale: float = 1.0) -> Problem:
     r"""Build Beale's function, $\sum_{i=1}^3 (y_i - x_1 (1 - x_2^i))^2$, from (1, 1)."""
     return Problem(
         name="beale",
-        loss=_beale_loss,
-        residual=_beale_residual,
+        loss=sum_of_squares(_beale),
+        residual=_beale,
         init=fixed_start([1.0, 1.0], start_scale),
         minimum=0.0,
         minimizer=np.array([3.0, 0.5]),
         plot_box=((-1.0, 4.5), (-2.0, 2.0)),
         description="Steep walls around a curved flat valley.",
-        source=f"Beale (1958); {_MGH}, no. 5.",
+        source=f"Beale (1958); {MGH}, no. 5.",
     )
 
 
-def _himmelblau_residual(x: Point) -> Residuals:
+def _himmelblau(x: Point) -> Residuals:
     return jnp.stack([x[0] ** 2 + x[1] - 11, x[0] + x[1] ** 2 - 7])
-
-
-def _himmelblau_loss(x: Point) -> Value:
-    return jnp.sum(_himmelblau_residual(x) ** 2)
 
 
 @register("himmelblau", tags=("analytic", "least_squares", "2d"))
@@ -124,8 +107,8 @@ def himmelblau(*, start_scale: float = 1.0) -> Problem:
     """Build Himmelblau's function: four minima of value 0; (3, 2) is the one given."""
     return Problem(
         name="himmelblau",
-        loss=_himmelblau_loss,
-        residual=_himmelblau_residual,
+        loss=sum_of_squares(_himmelblau),
+        residual=_himmelblau,
         init=fixed_start([1.0, 1.0], start_scale),
         minimum=0.0,
         minimizer=np.array([3.0, 2.0]),
@@ -135,12 +118,8 @@ def himmelblau(*, start_scale: float = 1.0) -> Problem:
     )
 
 
-def _booth_residual(x: Point) -> Residuals:
+def _booth(x: Point) -> Residuals:
     return jnp.stack([x[0] + 2 * x[1] - 7, 2 * x[0] + x[1] - 5])
-
-
-def _booth_loss(x: Point) -> Value:
-    return jnp.sum(_booth_residual(x) ** 2)
 
 
 @register("booth", tags=("analytic", "convex", "least_squares", "2d"))
@@ -148,8 +127,8 @@ def booth(*, start_scale: float = 1.0) -> Problem:
     """Build Booth's function, a quadratic of condition number 9, from the origin."""
     return Problem(
         name="booth",
-        loss=_booth_loss,
-        residual=_booth_residual,
+        loss=sum_of_squares(_booth),
+        residual=_booth,
         init=fixed_start([0.0, 0.0], start_scale),
         minimum=0.0,
         minimizer=np.array([1.0, 3.0]),
@@ -221,12 +200,8 @@ def styblinski_tang(*, n: int = 2) -> Problem:
     )
 
 
-def _quadratic_residual(x: Point, factor: Inexact[AnyArray, "n n"], center: Point) -> Residuals:
+def _quadratic(x: Point, factor: Inexact[AnyArray, "n n"], center: Point) -> Residuals:
     return factor @ (x - center)
-
-
-def _quadratic_loss(x: Point, factor: Inexact[AnyArray, "n n"], center: Point) -> Value:
-    return jnp.sum(_quadratic_residual(x, factor, center) ** 2)
 
 
 @register("quadratic", tags=("analytic", "convex", "least_squares", "2d"))
@@ -246,8 +221,8 @@ def quadratic(*, n: int = 2, condition: float = 100.0, start_scale: float = 1.0)
     eigenvalues = np.geomspace(1 / condition, 1.0, n) if n > 1 else np.ones(1)
     return Problem(
         name="quadratic",
-        loss=_quadratic_loss,
-        residual=_quadratic_residual,
+        loss=sum_of_squares(_quadratic),
+        residual=_quadratic,
         args=(np.sqrt(eigenvalues / 2)[:, None] * rotation.T, np.ones(n)),
         init=fixed_start(np.zeros(n), start_scale),
         minimum=0.0,
@@ -279,15 +254,11 @@ def monkey_saddle(*, start_scale: float = 1.0) -> Problem:
     )
 
 
-def _powell_singular_residual(x: Point) -> Residuals:
+def _powell_singular(x: Point) -> Residuals:
     a, b, c, d = x[0::4], x[1::4], x[2::4], x[3::4]
     five, ten = jnp.sqrt(jnp.asarray([5.0, 10.0], x.dtype))
     rows = [a + 10 * b, five * (c - d), (b - 2 * c) ** 2, ten * (a - d) ** 2]
     return jnp.stack(rows, axis=1).ravel()
-
-
-def _powell_singular_loss(x: Point) -> Value:
-    return jnp.sum(_powell_singular_residual(x) ** 2)
 
 
 @register("powell_singular", tags=("analytic", "least_squares", "mgh"))
@@ -299,11 +270,11 @@ def powell_singular(*, start_scale: float = 1.0) -> Problem:
     """
     return Problem(
         name="powell_singular",
-        loss=_powell_singular_loss,
-        residual=_powell_singular_residual,
+        loss=sum_of_squares(_powell_singular),
+        residual=_powell_singular,
         init=fixed_start([3.0, -1.0, 0.0, 1.0], start_scale),
         minimum=0.0,
         minimizer=np.zeros(4),
         description="Hessian of rank two at the minimum.",
-        source=f"Powell (1962), Computer Journal 5:147-151; {_MGH}, no. 13.",
+        source=f"Powell (1962), Computer Journal 5:147-151; {MGH}, no. 13.",
     )

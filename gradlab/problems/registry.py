@@ -41,6 +41,8 @@ class Problem:
             loss, or None where the loss is no sum of squares.
         minimum: The smallest value, or None where it is not known or does not exist.
         minimizer: Parameters at which the minimum is taken, or None where not known.
+        local_minima: Greater values at which runs are known to end: other minima, and infima
+            at infinity.
         tags: The groups it belongs to: "analytic", "regression", "2d", "mgh", "nist", ...
         plot_box: `((xlo, xhi), (ylo, yhi))`, the window of a contour plot in two variables.
         certified: Reference figures that come with a data set, or None.
@@ -62,6 +64,7 @@ class Problem:
     residual: Callable[..., Any] | None = None
     minimum: float | None = None
     minimizer: Params | None = None
+    local_minima: tuple[float, ...] = ()
     tags: tuple[str, ...] = ()
     plot_box: tuple[tuple[float, float], tuple[float, float]] | None = None
     certified: dict[str, Any] | None = None
@@ -103,7 +106,9 @@ def register(name: str, *, tags: tuple[str, ...] = ()) -> Callable[[Builder], Bu
     """Build a decorator that enters a builder of problems in the table.
 
     The builder takes its options as keywords with defaults and returns a `Problem` made with
-    NumPy in float64; `get` converts every floating array in it to the wanted dtype.
+    NumPy in float64; `get` converts every floating array in it to the wanted dtype. It also
+    converts each option to the kind of its default, int or float, or says that it is none;
+    the default None is for an int that the builder works out.
 
     A builder defined anew, as a notebook does when a cell is run again, replaces itself.
 
@@ -260,13 +265,13 @@ def check_size(argument: str, size: int, *, at_least: int, multiple_of: int = 1)
 
 
 def _as_default(option: str, value: Any, default: Any) -> Any:
-    """Convert the value of an option to the kind of its default, an int or a float."""
+    """Convert the value of an option to the kind of its default; None stands for an int."""
+    if value is default or not isinstance(default, int | float | None):
+        return value
     try:
-        if isinstance(default, int):
-            return operator.index(value)
-        return float(value) if isinstance(default, float) else value
-    except TypeError:
-        kind = "an integer" if isinstance(default, int) else "a number"
+        return float(value) if isinstance(default, float) else operator.index(value)
+    except (TypeError, ValueError):
+        kind = "a number" if isinstance(default, float) else "an integer"
         raise TypeError(f"`{option}` must be {kind}, got {value!r}.") from None
 
 

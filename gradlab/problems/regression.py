@@ -15,6 +15,7 @@ import numpy as np
 
 from gradlab._typing import Params
 from gradlab.problems import data
+from gradlab.problems._least_squares import sum_of_squares
 from gradlab.problems._types import Features, Labels, Number, Residuals, Targets, Value
 from gradlab.problems.registry import Problem, fixed_start, register
 
@@ -42,10 +43,6 @@ def _linear_residual(params: Params, features: Features, targets: Targets) -> Re
     return misfit / math.sqrt(targets.size)
 
 
-def _linear_loss(params: Params, features: Features, targets: Targets) -> Value:
-    return jnp.sum(_linear_residual(params, features, targets) ** 2)
-
-
 def _ridge_residual(
     params: Params,
     features: Features,
@@ -56,15 +53,6 @@ def _ridge_residual(
     return jnp.concatenate(
         [_linear_residual(params, features, targets), jnp.sqrt(l2 / 2) * flat]
     )
-
-
-def _ridge_loss(
-    params: Params,
-    features: Features,
-    targets: Targets,
-    l2: Number,
-) -> Value:
-    return jnp.sum(_ridge_residual(params, features, targets, l2) ** 2)
 
 
 @register("linear", tags=("regression", "convex", "least_squares", "data"))
@@ -85,7 +73,7 @@ def linear(*, l2: float = 0.0) -> Problem:
     solution = np.linalg.lstsq(matrix, right, rcond=None)[0]
     return Problem(
         name="linear",
-        loss=_ridge_loss if l2 else _linear_loss,
+        loss=sum_of_squares(_ridge_residual if l2 else _linear_residual),
         residual=_ridge_residual if l2 else _linear_residual,
         args=(features, targets, np.float64(l2)) if l2 else (features, targets),
         init=fixed_start({"bias": np.zeros(()), "weights": np.zeros(num_features)}),
