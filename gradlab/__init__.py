@@ -1,3 +1,100 @@
-"""gradlab: a numerical differentiation laboratory on JAX."""
+"""gradlab: a numerical differentiation laboratory on JAX.
+
+Derivatives that know how right they are, Newton methods as optax transformations, and
+comparisons of minimisers on the same axes. Names are imported when first used, so that
+`gradlab --help` answers before JAX is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Public name -> module that defines it; a module listed under its own name is public itself.
+_HOMES = {
+    "Comparison": "gradlab.compare",
+    "Method": "gradlab.optimizers",
+    "Problem": "gradlab.problems",
+    "Progress": "gradlab.minimize",
+    "Result": "gradlab.result",
+    "Status": "gradlab.result",
+    "Trace": "gradlab.trace",
+    "compare": "gradlab.compare",
+    "finite": "gradlab.derivatives.finite",
+    "hessian": "gradlab.derivatives.autodiff",
+    "hvp": "gradlab.derivatives.autodiff",
+    "make": "gradlab.optimizers",
+    "methods": "gradlab.optimizers",
+    "minimize": "gradlab.minimize",
+    "newton": "gradlab.optimizers",
+    "newton_cg": "gradlab.optimizers",
+    "optimizers": "gradlab.optimizers",
+    "plot_convergence": "gradlab.plots",
+    "plot_learning_rates": "gradlab.plots",
+    "plot_performance_profile": "gradlab.plots",
+    "plot_spectrum": "gradlab.plots",
+    "plot_step_size_errors": "gradlab.plots",
+    "plot_trajectories": "gradlab.plots",
+    "plots": "gradlab.plots",
+    "problems": "gradlab.problems",
+    "value_grad_hvp": "gradlab.derivatives.autodiff",
+    "with_derivative": "gradlab.derivatives.with_derivative",
+}
+
+__all__ = sorted(_HOMES)
+
+# Functions that share their name with the module they live in.
+_FUNCTIONS = ("minimize", "compare")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        from gradlab._errors import nearest
+
+        raise AttributeError(f"gradlab has no attribute {name!r}.{nearest(name, _HOMES)}")
+    home = importlib.import_module(_HOMES[name])
+    value = home if home.__name__.rpartition(".")[2] == name else getattr(home, name)
+    if name in _FUNCTIONS:
+        value = getattr(home, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+class _Package(types.ModuleType):
+    """Keeps `gradlab.minimize` the function when Python binds the submodule's name to it."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FUNCTIONS and isinstance(value, types.ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+if TYPE_CHECKING:
+    from gradlab import optimizers, plots, problems
+    from gradlab.compare import Comparison, compare
+    from gradlab.derivatives import finite
+    from gradlab.derivatives.autodiff import hessian, hvp, value_grad_hvp
+    from gradlab.derivatives.with_derivative import with_derivative
+    from gradlab.minimize import Progress, minimize
+    from gradlab.optimizers import Method, make, methods, newton, newton_cg
+    from gradlab.plots import (
+        plot_convergence,
+        plot_learning_rates,
+        plot_performance_profile,
+        plot_spectrum,
+        plot_step_size_errors,
+        plot_trajectories,
+    )
+    from gradlab.problems import Problem
+    from gradlab.result import Result, Status
+    from gradlab.trace import Trace

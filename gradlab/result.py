@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from gradlab._typing import Array, Params
@@ -107,8 +108,26 @@ class Result(NamedTuple):
 
     @property
     def cost(self) -> Any:
-        """Total cost in gradient equivalents (see `Trace.cost`)."""
-        return None if self.trace is None else self.trace.cost[..., -1]
+        """Total cost in gradient equivalents, weighted as in `Trace.cost`."""
+        batch = np.shape(self.status)
+        n = sum(leaf.size for leaf in jax.tree.leaves(self.x)) // max(int(np.prod(batch)), 1)
+        return self.nfev / 3 + self.ngev + 2.0 * self.nhvp + 2.0 * n * self.nhev
+
+    def __repr__(self) -> str:
+        """Say how the run ended; a batch says how its runs did."""
+        if np.ndim(self.status) or isinstance(self.status, jax.core.Tracer):
+            return f"Result(batch of shape {np.shape(self.status)})"
+        return (
+            f"Result({self.message}\n"
+            f"  fun={float(self.fun):.6g}, |grad|={_largest(self.grad):.3g}, steps={self.nit}, "
+            f"cost={float(self.cost):.6g} gradients\n"
+            f"  evaluations: {self.nfev} f, {self.ngev} g, {self.nhvp} Hv, {self.nhev} H)"
+        )
+
+
+def _largest(tree: Any) -> float:
+    """Largest absolute entry, for printing."""
+    return max(float(np.max(np.abs(np.asarray(x, float)))) for x in jax.tree.leaves(tree))
 
 
 def _message(status: int) -> str:

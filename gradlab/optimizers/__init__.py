@@ -1,0 +1,16 @@
+"""Minimisers as optax transformations, and their names."""
+
+from gradlab.optimizers.first_order import learning_rate_schedule, schedules
+from gradlab.optimizers.method import Method, make, methods
+from gradlab.optimizers.newton import newton
+from gradlab.optimizers.newton_cg import newton_cg
+
+__all__ = [
+    "Method",
+    "learning_rate_schedule",
+    "make",
+    "methods",
+    "newton",
+    "newton_cg",
+    "schedules",
+]

@@ -1,0 +1,173 @@
+"""What `minimize` checks at the door, once, in the caller's words."""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradlab._errors import leaf_name
+from gradlab._typing import Params
+
+__all__ = ["check_count", "check_params", "check_positive", "scalar_loss"]
+
+_warned: set[str] = set()
+
+
+def check_params(x0: Params, argument: str = "x0") -> Params:
+    """Return `x0` as strongly typed real floating arrays, or raise naming the leaf."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(x0)
+    if not leaves:
+        raise ValueError(f"`{argument}` has no leaves: there is nothing to optimise.")
+    return structure.unflatten([_check_leaf(leaf_name(argument, p), x) for p, x in leaves])
+
+
+def _check_leaf(name: str, leaf: Any) -> jax.Array:
+    """Check one leaf and make it a strongly typed JAX array."""
+    if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+        if leaf.is_deleted():
+            raise ValueError(
+                f"`{name}` is a deleted or donated buffer. Copy it before donating it, or "
+                "build it anew."
+            )
+    dtype = getattr(leaf, "dtype", None) or _dtype_of(name, leaf)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(
+            f"`{name}` must be real, got {dtype}. Optimise its real and imaginary parts as "
+            "two leaves."
+        )
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"`{name}` must be floating, got {dtype}. Cast it: jnp.asarray({name}, float)."
+        )
+    if np.size(leaf) == 0:
+        raise ValueError(f"`{name}` is empty, shape {np.shape(leaf)}: nothing to optimise.")
+    canonical = jax.dtypes.canonicalize_dtype(dtype)
+    if canonical != dtype and hasattr(leaf, "dtype"):
+        _warn_once(
+            f"`{name}` is {dtype}, but JAX runs without float64, so it is used as "
+            f"{canonical}. For float64 call jax.config.update('jax_enable_x64', True) first."
+        )
+    return jnp.asarray(leaf, canonical)
+
+
+def _dtype_of(name: str, leaf: Any) -> Any:
+    """Dtype of a Python leaf; strings and other objects are refused."""
+    try:
+        dtype = np.asarray(leaf).dtype
+    except Exception:
+        dtype = np.dtype(object)
+    if dtype.kind not in "fciub":
+        raise TypeError(
+            f"`{name}` must be a floating array, got {type(leaf).__name__} {leaf!r:.60}. Keep "
+            "settings out of the parameters: close over them or pass them in `args`."
+        )
+    return dtype
+
+
+def _warn_once(message: str) -> None:
+    """Warn, but say each thing only once a process."""
+    if message not in _warned:
+        _warned.add(message)
+        warnings.warn(message, UserWarning, stacklevel=6)
+
+
+def check_count(argument: str, value: Any, smallest: int = 0) -> int:
+    """Return a whole number that is at least `smallest`, or raise."""
+    whole = not isinstance(value, bool) and isinstance(value, int | np.integer | float)
+    if not whole or value != value or value != math.floor(value) or value < smallest:
+        raise ValueError(f"`{argument}` must be a whole number ≥ {smallest}, got {value!r}.")
+    return int(value)
+
+
+def check_positive(argument: str, value: Any, *, zero: bool = True) -> Any:
+    """Return a non-negative finite number (or a tracer, or None), or raise."""
+    if value is None or isinstance(value, jax.core.Tracer):
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if math.isnan(number) or number < 0 or (number == 0 and not zero):
+        rule = "≥ 0" if zero else "> 0"
+        raise ValueError(f"`{argument}` must be a number {rule}, got {value!r}.")
+    return number
+
+
+_TRACER_ERRORS = (
+    jax.errors.TracerBoolConversionError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.ConcretizationTypeError,
+)
+
+
+def scalar_loss(loss: Callable[..., Any], has_aux: bool = False) -> Callable[..., Any]:
+    """Wrap `loss` so that it returns (value, aux), checked while it is traced."""
+
+    @functools.wraps(loss, updated=())
+    def checked(params: Params, *args: Any) -> tuple[jax.Array, Any]:
+        try:
+            out = loss(params, *args)
+        except jax.errors.TracerArrayConversionError as error:
+            raise TypeError(
+                "`loss` calls NumPy (or float()) on a traced value. Write it with jnp in "
+                "place of np. A loss that must stay NumPy can be differentiated by "
+                "gradlab.finite and gradlab.adaptive, which call it on concrete arrays."
+            ) from error
+        except _TRACER_ERRORS as error:
+            raise TypeError(
+                "`loss` uses a traced value where Python needs a concrete one (an `if`, a "
+                "`while` or an index). Use jnp.where or jax.lax.cond; pass what is not "
+                "data by closing over it."
+            ) from error
+        if has_aux:
+            if not isinstance(out, tuple) or len(out) != 2:
+                raise TypeError(
+                    "with has_aux=True `loss` must return a pair (value, aux), but returned "
+                    f"{_describe(out)}."
+                )
+            return _check_scalar(out[0]), out[1]
+        if isinstance(out, tuple) and len(out) == 2:
+            raise TypeError(
+                "`loss` must return a scalar, but returned a pair. If it is (value, aux), "
+                "pass has_aux=True."
+            )
+        return _check_scalar(out), None
+
+    return checked
+
+
+def _check_scalar(value: Any) -> jax.Array:
+    """Return the loss's value as a real scalar array, or raise saying what to do."""
+    if value is None:
+        raise TypeError("`loss` must return a scalar, but returned None: is a `return` missing?")
+    kind = isinstance(value, float | jax.Array | np.ndarray | np.floating)
+    if not kind or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise TypeError(
+            f"`loss` must return a real floating scalar, but returned {_describe(value)}."
+        )
+    shape = jnp.shape(value)
+    if shape == (1,):
+        raise TypeError(
+            "`loss` must return a scalar, but returned shape (1,). Take a sum, or [0]."
+        )
+    if shape:
+        raise TypeError(
+            f"`loss` must return a scalar, but returned shape {shape}. Take a mean or a sum; "
+            "for a vector of residuals use gradlab.least_squares."
+        )
+    return jnp.asarray(value)
+
+
+def _describe(value: Any) -> str:
+    """Say what a value is, briefly."""
+    if hasattr(value, "dtype"):
+        return f"{value.dtype} of shape {jnp.shape(value)}"
+    return f"{type(value).__name__} {value!r:.40}"

@@ -1,0 +1,206 @@
+"""The compiled loop driven from Python: chunks, clock, callback, deadline, compiled-code cache."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradlab import _engine as engine
+from gradlab import _stopping as stopping
+from gradlab._typing import Params
+from gradlab.result import Status
+
+__all__ = ["History", "Options", "Progress", "compiled", "inline", "run"]
+
+# One compiled call lasts about this long, so that Ctrl-C, a deadline or a progress bar is
+# never further away; the cost of a call, 0.05 ms, is then nothing.
+CHUNK_SECONDS = 0.15
+# Programs kept compiled. Each holds its loss and what the loss closes over.
+CACHE_SIZE = 64
+
+
+class Progress(NamedTuple):
+    """What a callback gets after each step.
+
+    Attributes:
+        step: Accepted steps so far.
+        x: The point, shaped like `x0`.
+        fun: The loss there.
+        grad: The gradient there.
+        seconds: Wall time so far without compilation.
+    """
+
+    step: int
+    x: Params
+    fun: float
+    grad: Params
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is driven; none of it changes the iterates."""
+
+    loop: str = "auto"
+    callback: Callable[[Progress], Any] | None = None
+    max_seconds: float | None = None
+    unpack: Callable[[Any], Params] = lambda x: x
+
+
+@dataclass
+class History:
+    """Rows fetched so far, and the clock."""
+
+    numbers: list[np.ndarray] = field(default_factory=list)
+    counts: list[np.ndarray] = field(default_factory=list)
+    params: list[Any] = field(default_factory=list)
+    seconds: list[np.ndarray] = field(default_factory=list)
+    compile_seconds: float = 0.0
+    clock: float = 0.0
+
+    def fetch(self, rows: engine.Rows, step: int, elapsed: float) -> None:
+        """Copy the rows up to `step`; time is spread evenly over a chunk's steps."""
+        count = min(step - int(rows.first) + 1, rows.numbers.shape[0] - 1)
+        ends = self.clock + elapsed * np.arange(1, count + 1) / max(count, 1)
+        self.clock += elapsed
+        if count > 0:
+            self.numbers.append(np.asarray(rows.numbers)[:count])
+            self.counts.append(np.asarray(rows.counts)[:count])
+            self.seconds.append(ends)
+            if rows.params is not None:
+                self.params.append(jax.tree.map(lambda x: np.asarray(x)[:count], rows.params))
+
+
+class Functions(NamedTuple):
+    """The functions of one program."""
+
+    begin: Callable[..., engine.Carry]
+    advance: Callable[..., engine.Carry]
+    look_around: Callable[..., Any]
+    gradient: Callable[..., Params]
+    aux: Callable[..., Any]
+
+
+_cache: OrderedDict[engine.Program, Functions] = OrderedDict()
+
+
+def compiled(program: engine.Program) -> Functions:
+    """Return the compiled functions of a program, from the cache where an equal one is."""
+    try:
+        if program in _cache:
+            _cache.move_to_end(program)
+            return _cache[program]
+    except TypeError:  # an unhashable loss: compile for this call only
+        return _compile(program)
+    _cache[program] = _compile(program)
+    if len(_cache) > CACHE_SIZE:
+        _cache.popitem(last=False)
+    return _cache[program]
+
+
+def inline(program: engine.Program) -> Functions:
+    """Build the functions of a program, to be traced."""
+
+    def advance(problem, carry, until):
+        return engine.advance(program, problem, engine.rewind(carry), until)
+
+    def look_around(args, x, noise):
+        return stopping.look_around(program.value_fn(args), x, noise)
+
+    def gradient(args, x):
+        return jax.grad(program.value_fn(args))(x)
+
+    return Functions(
+        functools.partial(engine.begin, program),
+        advance,
+        look_around,
+        gradient,
+        functools.partial(engine.auxiliary, program),
+    )
+
+
+def _compile(program: engine.Program) -> Functions:
+    """Build the functions of a program, each compiled when first called."""
+    return Functions(*(jax.jit(function) for function in inline(program)))
+
+
+def run(
+    program: engine.Program, problem: stopping.Problem, x0: Params, state: Any, options: Options
+) -> tuple[engine.Carry, History] | None:
+    """Run to the end; None if the loss turns out to close over traced values."""
+    functions = compiled(program)
+    started = time.perf_counter()
+    carry = functions.begin(problem, x0, state)
+    if isinstance(carry.counts, jax.core.Tracer):
+        _cache.pop(program, None)
+        return None
+    history = History()
+    history.fetch(carry.rows, 0, 0.0)
+    step, status = _sync(carry)
+    if status == Status.RUNNING:
+        # No steps: this only compiles, so that no chunk's clock contains compilation.
+        carry = functions.advance(problem, carry, jnp.asarray(step, jnp.int32))
+        step, status = _sync(carry)
+    history.compile_seconds = time.perf_counter() - started
+    length = _first_length(options)
+    while status == Status.RUNNING:
+        before = step
+        until = jnp.asarray(min(step + length, step + program.rows), jnp.int32)
+        started = time.perf_counter()
+        carry = functions.advance(problem, carry, until)
+        step, status = _sync(carry)
+        elapsed = time.perf_counter() - started
+        history.fetch(carry.rows, step, elapsed)
+        stop = _asked_to_stop(carry, step, history.clock, options)
+        if stop is not None and status == Status.RUNNING:
+            return engine.stopped(carry, stop), history
+        length = _next_length(length, max(step - before, 1), elapsed, history.clock, options)
+    return carry, history
+
+
+def _sync(carry: engine.Carry) -> tuple[int, int]:
+    """Wait for the device and read where the run stands."""
+    step, status = jax.device_get((carry.step, carry.status))
+    return int(step), int(status)
+
+
+def _first_length(options: Options) -> int:
+    """Steps of the first chunk: one, to learn how long a step takes."""
+    return np.iinfo(np.int32).max // 2 if options.loop == "single" else 1
+
+
+def _next_length(length: int, taken: int, elapsed: float, clock: float, options: Options) -> int:
+    """Steps of the next chunk, for it to last CHUNK_SECONDS or to the deadline."""
+    if options.loop != "auto" or options.callback is not None:
+        return length
+    target = CHUNK_SECONDS
+    if options.max_seconds is not None:
+        target = min(target, max(options.max_seconds - clock, 0.0))
+    ideal = target * taken / max(elapsed, 1e-9)
+    return int(np.clip(ideal, 1, 16 * length))
+
+
+def _asked_to_stop(
+    carry: engine.Carry, step: int, clock: float, options: Options
+) -> Status | None:
+    """Let the callback and the deadline speak."""
+    if options.callback is not None:
+        progress = Progress(
+            step, options.unpack(carry.params), float(carry.numbers[0]), options.unpack(carry.grad), clock
+        )
+        try:
+            if options.callback(progress) is True:
+                return Status.STOPPED_BY_CALLBACK
+        except StopIteration:
+            return Status.STOPPED_BY_CALLBACK
+    if options.max_seconds is not None and clock >= options.max_seconds:
+        return Status.OUT_OF_TIME
+    return None

@@ -1,0 +1,289 @@
+"""The compiled loop under `minimize`: one iteration, one `while_loop`, one history.
+
+Everything here is traced. The carry is a pytree of arrays; what shapes the program (loss,
+method, options) is a hashable `Program`, so that equal programs share compiled code and
+data never recompile. Small as it is, an iteration of a small problem is a few microseconds
+of kernel launches, so numbers travel packed in two vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gradlab import _stopping as stopping
+from gradlab._checks import scalar_loss
+from gradlab._stopping import Counts, Numbers, Problem
+from gradlab._tree import inner, max_abs, norm, select, working_dtype
+from gradlab._typing import Array, Params
+from gradlab.derivatives.with_derivative import with_derivative
+from gradlab.optimizers._protocol import calls_made, follows_curvature, value_and_grad_in
+from gradlab.result import Status
+
+__all__ = ["Carry", "Program", "advance", "auxiliary", "begin", "rewind", "stopped"]
+
+
+@dataclass(frozen=True)
+class Program:
+    """What shapes the compiled code of a run."""
+
+    loss: Callable[..., Any]
+    method: Any
+    grad: Callable[..., Any] | None
+    has_aux: bool
+    rows: int
+    record_params: bool
+
+    def value_fn(self, args: tuple[Any, ...]) -> Callable[[Params], Array]:
+        """Build the scalar function of the parameters that is minimised."""
+        value = self._value()
+        return lambda params: value(params, *args)
+
+    def difference_costs(self, params: Params) -> tuple[int, int] | None:
+        """Losses per gradient and per Hessian-vector product; None for autodiff."""
+        if self.grad is None or self.grad is jax.grad:
+            return None
+        value = self._value()
+        per_gradient = value.gradient_evaluations(params)
+        return (per_gradient, value.hvp_evaluations(params)) if per_gradient else None
+
+    def _value(self) -> Callable[..., Array]:
+        """The loss without its auxiliary output, its derivative rule installed."""
+        checked = scalar_loss(self.loss, self.has_aux)
+
+        def value(params: Params, *args: Any) -> Array:
+            return checked(params, *args)[0]
+
+        if self.grad is None or self.grad is jax.grad:
+            return value
+        return with_derivative(value, grad=self.grad)
+
+
+class Rows(NamedTuple):
+    """History rows not yet fetched; row i is step `first + i`, and the last one is scratch."""
+
+    first: Array
+    numbers: Array
+    counts: Array
+    params: Params | None
+
+
+class Carry(NamedTuple):
+    """State of the loop.
+
+    `params` is the last point evaluated. Where its loss is not finite, `anchor` is the
+    point before, from which a shorter step is tried next; methods that search along their
+    step themselves need none. `loss_dtype` is an empty array that carries the loss's dtype.
+    """
+
+    params: Params
+    grad: Params
+    state: Any
+    anchor: Params | None
+    best_params: Params
+    numbers: Array
+    counts: Array
+    rows: Rows
+    loss_dtype: Array
+
+    @property
+    def status(self) -> Array:
+        """Why the run stopped, or RUNNING."""
+        return Counts.of(self.counts).status
+
+    @property
+    def step(self) -> Array:
+        """Accepted steps so far."""
+        return Counts.of(self.counts).step
+
+
+def begin(program: Program, problem: Problem, x0: Params, state: Any = None) -> Carry:
+    """Evaluate the start and build the first carry. `state` resumes an optimizer."""
+    value, grad = jax.value_and_grad(program.value_fn(problem.args))(x0)
+    if state is None:
+        state = program.method.build(problem.hyperparams).init(x0)
+    state = jax.tree.map(jnp.asarray, state)
+    dtype = jnp.promote_types(value.dtype, working_dtype(x0))
+    start_finite = jnp.isfinite(max_abs(x0))
+    numbers, counts = stopping.start(
+        problem, value.astype(dtype), max_abs(grad).astype(dtype), start_finite,
+        settled_by_gradient=not follows_curvature(state),
+    )  # fmt: skip
+    row = stopping.row(numbers, jnp.zeros((), dtype))
+    rows = Rows(
+        jnp.zeros((), jnp.int32),
+        jnp.full((program.rows + 1, 3), jnp.nan, dtype).at[0].set(row),
+        jnp.zeros((program.rows + 1, 4), jnp.int32).at[0].set(counts.calls),
+        jax.tree.map(lambda x: jnp.zeros((program.rows + 1, *x.shape), x.dtype).at[0].set(x), x0)
+        if program.record_params
+        else None,
+    )
+    anchor = None if value_and_grad_in(state) is not None else x0
+    empty = jnp.zeros((0,), value.dtype)
+    return Carry(x0, grad, state, anchor, x0, numbers.pack(), counts.pack(), rows, empty)
+
+
+def advance(program: Program, problem: Problem, carry: Carry, until: Array) -> Carry:
+    """Take steps until `until`, or until a test stops the run.
+
+    The predicate is made common to a whole `vmap` batch, and each lane freezes itself;
+    left to itself, batching would copy every lane's history at every step.
+    """
+
+    def running(carry: Carry) -> Array:
+        return _any_lane((carry.status == Status.RUNNING) & (carry.step < until))
+
+    def body(carry: Carry) -> Carry:
+        active = _this_lane((carry.status == Status.RUNNING) & (carry.step < until))
+        return _iterate(program, problem, carry, active)
+
+    return jax.lax.while_loop(running, body, carry)
+
+
+def stopped(carry: Carry, status: Status) -> Carry:
+    """End a running carry from outside, with this status."""
+    counts = Counts.of(carry.counts)._replace(status=jnp.asarray(status, jnp.int32))
+    return carry._replace(counts=counts.pack())
+
+
+def rewind(carry: Carry) -> Carry:
+    """Free the history rows that have been fetched."""
+    return carry._replace(rows=carry.rows._replace(first=carry.step + 1))
+
+
+@jax.custom_batching.custom_vmap
+def _any_lane(flag: Array) -> Array:
+    """Return the flag; under `vmap`, whether any lane has it."""
+    return flag
+
+
+@_any_lane.def_vmap
+def _any_lane_batched(axis_size: int, in_batched: list[bool], flag: Array):
+    return _any_lane(jnp.any(flag) if in_batched[0] else flag), False
+
+
+@jax.custom_batching.custom_vmap
+def _this_lane(flag: Array) -> Array:
+    """Return True, which the loop's predicate has checked; under `vmap`, the lane's flag.
+
+    As a constant it lets the compiler drop every freezing `where` of an unbatched run.
+    """
+    return jnp.ones_like(flag)
+
+
+@_this_lane.def_vmap
+def _this_lane_batched(axis_size: int, in_batched: list[bool], flag: Array):
+    return (flag, True) if in_batched[0] else (_this_lane(flag), False)
+
+
+def _iterate(program: Program, problem: Problem, carry: Carry, active: Array) -> Carry:
+    """Take one step and judge it. Lanes that are not active keep everything."""
+    value_fn = program.value_fn(problem.args)
+    method = program.method.build(problem.hyperparams)
+    numbers = Numbers.of(carry.numbers)
+    value = numbers.value.astype(carry.loss_dtype.dtype)
+    keywords: dict[str, Any] = {"value": value, "grad": carry.grad, "value_fn": value_fn}
+    if problem.noise is not None and follows_curvature(carry.state):
+        keywords["noise"] = problem.noise
+    updates, state = method.update(carry.grad, carry.state, carry.params, **keywords)
+    state = jax.tree.map(lambda n, o: jnp.asarray(n, o.dtype), state, carry.state)
+    if value_and_grad_in(state) is not None:
+        return _follow(problem, carry, updates, state, active)
+    return _evaluate(value_fn, problem, carry, updates, state, active)
+
+
+def _follow(problem: Problem, carry: Carry, updates: Params, state: Any, active: Array) -> Carry:
+    """Go where a method's own search leads; it has the value and gradient there."""
+    value, grad = value_and_grad_in(state)
+    params = optax.apply_updates(carry.params, updates)
+    made = calls_made(carry.state, state)
+    return _settle(problem, carry, params, value, grad, state, None, updates, made, active)
+
+
+def _evaluate(
+    value_fn: Callable[[Params], Array],
+    problem: Problem,
+    carry: Carry,
+    updates: Params,
+    state: Any,
+    active: Array,
+) -> Carry:
+    """Go where the updates lead and evaluate; from a non-finite point, go a quarter as far.
+
+    The choice is made before anything is evaluated, so the loss stands once in the program.
+    """
+    sound = Numbers.of(carry.numbers).finite
+    state = select(sound, state, carry.state)
+    base = select(sound, carry.params, carry.anchor)
+    step = jax.tree.map(
+        lambda u, p, a: jnp.where(sound, u, 0.25 * (p - a)), updates, carry.params, carry.anchor
+    )
+    params = optax.apply_updates(base, step)
+    value, grad = jax.value_and_grad(value_fn)(params)
+    made = calls_made(carry.state, state) + jnp.array([1, 1, 0, 0], jnp.int32)
+    return _settle(problem, carry, params, value, grad, state, base, step, made, active)
+
+
+def _settle(
+    problem: Problem,
+    carry: Carry,
+    params: Params,
+    value: Array,
+    grad: Params,
+    state: Any,
+    anchor: Params | None,
+    step: Params,
+    made: Array,
+    active: Array,
+) -> Carry:
+    """Judge the point reached, keep the best one, and record the step."""
+    dtype = carry.numbers.dtype
+    grad_norm = max_abs(grad).astype(dtype)
+    length = jnp.sqrt(inner(step, step)).astype(dtype)
+    point_norm = norm(params).astype(dtype) if problem.xtol is not None else None
+    old = Numbers.of(carry.numbers), Counts.of(carry.counts)
+    numbers, counts, better = stopping.judge(
+        problem, *old, value.astype(dtype), grad_norm, length, point_norm, made, state
+    )
+    new = Carry(
+        params,
+        grad,
+        state,
+        anchor,
+        select(better, params, carry.best_params),
+        numbers.pack(),
+        counts.pack(),
+        carry.rows,
+        carry.loss_dtype,
+    )
+    frozen = select(active, new._replace(rows=None), carry._replace(rows=None))
+    moved_on = active & (counts.step > old[1].step)
+    return frozen._replace(rows=_record(carry.rows, params, numbers, counts, length, moved_on))
+
+
+def _record(
+    rows: Rows, params: Params, numbers: Numbers, counts: Counts, length: Array, moved_on: Array
+) -> Rows:
+    """Write the row of a new point; where there is none, write the scratch row."""
+    last = rows.numbers.shape[0] - 1
+    index = jnp.where(moved_on, jnp.minimum(counts.step - rows.first, last), last)
+
+    def write(buffer: Array, entry: Array) -> Array:
+        return jax.lax.dynamic_update_index_in_dim(buffer, entry, index, 0)
+
+    return Rows(
+        rows.first,
+        write(rows.numbers, stopping.row(numbers, length)),
+        write(rows.counts, counts.calls),
+        None if rows.params is None else jax.tree.map(write, rows.params, params),
+    )
+
+
+def auxiliary(program: Program, args: tuple[Any, ...], x: Params) -> Any:
+    """Evaluate the loss's auxiliary output at x."""
+    return scalar_loss(program.loss, program.has_aux)(x, *args)[1]

@@ -1,0 +1,170 @@
+"""From the loop's last carry to a `Result`: the answer, the status, the true counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradlab import _driver as driver
+from gradlab import _engine as engine
+from gradlab._stopping import AROUND, Counts, Numbers, Problem
+from gradlab._tree import num_params, select
+from gradlab._typing import Array, Params
+from gradlab.result import Result, Status
+from gradlab.trace import Trace
+
+__all__ = ["outcome"]
+
+
+def outcome(
+    program: engine.Program,
+    problem: Problem,
+    carry: engine.Carry,
+    history: driver.History | None,
+    traced: bool,
+    unpack: Callable[[Any], Params],
+) -> Result:
+    """Choose the answer, settle the status, and translate the counts.
+
+    A success is the point that passed its test; anything else is the best point seen.
+    `history` is None when the run happened inside somebody's `jit` or `vmap`.
+    """
+    from_python = history is not None
+    if from_python:  # eager JAX operations would cost more than the rest of a short run
+        small = jax.device_get((carry.numbers, carry.counts))
+        carry = carry._replace(numbers=small[0], counts=small[1])
+    numbers = Numbers.of(carry.numbers)
+    doubtful = (carry.status == Status.CONVERGED_GRADIENT) & (carry.step == 0)
+    doubtful = doubtful & (numbers.grad_norm == 0)
+    status = _settled(program, problem, carry, doubtful, from_python)
+    success = status <= Status.NOISE_FLOOR
+    choose = _choose if from_python else select
+    x = choose(success, carry.params, carry.best_params)
+    fun = choose(success, numbers.value, numbers.best_value).astype(carry.loss_dtype.dtype)
+    at_last = success | (numbers.value == numbers.best_value)
+    grad = _gradient(program, problem, carry, x, at_last, from_python)
+    translation = _translation(program, carry.params)
+    counts = Counts.of(carry.counts)
+    aux = None
+    if program.has_aux:
+        aux = _function(program, "aux", from_python)(problem.args, x)
+    once = np.array([1, 1, 0, 0], np.int32)
+    looked = doubtful * np.array([AROUND, 0, 0, 0], np.int32)
+    afterwards = once * (1 - at_last) + np.array([program.has_aux, 0, 0, 0], np.int32) + looked
+    totals = (counts.calls + afterwards) @ translation
+    return Result(
+        x=unpack(x),
+        fun=fun,
+        grad=unpack(grad),
+        aux=aux,
+        status=status,
+        nit=counts.step,
+        nfev=totals[0],
+        ngev=totals[1],
+        nhev=totals[3],
+        nhvp=totals[2],
+        trace=_trace(carry, history, translation, unpack) if traced else None,
+        state=carry.state,
+    )
+
+
+def _choose(condition: Any, new: Any, old: Any) -> Any:
+    """Like `select`, for a condition already known."""
+    return new if condition else old
+
+
+def _function(program: engine.Program, name: str, from_python: bool) -> Callable[..., Any]:
+    """Return a function of the program: compiled from Python, inline within a trace."""
+    return getattr(driver.compiled(program) if from_python else driver.inline(program), name)
+
+
+def _gradient(
+    program: engine.Program,
+    problem: Problem,
+    carry: engine.Carry,
+    x: Params,
+    at_last: Array,
+    from_python: bool,
+) -> Params:
+    """Gradient at the answer: at hand at the last point, else evaluated once more."""
+    grad = _function(program, "gradient", from_python)
+    if from_python:
+        return carry.grad if at_last else grad(problem.args, x)
+    return jax.lax.cond(at_last, lambda: carry.grad, lambda: grad(problem.args, x))
+
+
+def _settled(
+    program: engine.Program,
+    problem: Problem,
+    carry: engine.Carry,
+    doubtful: Array,
+    from_python: bool,
+) -> Array:
+    """Look around a start whose gradient is zero before calling it a minimum."""
+    look_around = _function(program, "look_around", from_python)
+
+    def look() -> Array:
+        return look_around(problem.args, carry.params, problem.noise)
+
+    if from_python:
+        return look() if doubtful else carry.status
+    return jax.lax.cond(doubtful, look, lambda: carry.status)
+
+
+def _translation(program: engine.Program, params: Params) -> np.ndarray:
+    """Matrix from the method's calls to true evaluations, (f, g, Hv, H) to (f, g, Hv, H).
+
+    A gradient, product or Hessian taken by differences is nothing but losses.
+    """
+    identity = np.eye(4, dtype=np.int32)
+    differences = program.difference_costs(params)
+    if differences is None:
+        return identity
+    per_gradient, per_product = differences
+    identity[1] = [per_gradient, 0, 0, 0]
+    identity[2] = [per_product, 0, 0, 0]
+    identity[3] = [per_product * num_params(params), 0, 0, 0]
+    return identity
+
+
+def _trace(
+    carry: engine.Carry,
+    history: driver.History | None,
+    translation: np.ndarray,
+    unpack: Callable[[Any], Params],
+) -> Trace:
+    """Assemble the trace from the rows fetched, or from those still in the carry."""
+    calls = Counts.of(carry.counts).calls
+    if history is None:
+        numbers, counts, params = jax.tree.map(lambda rows: rows[:-1], tuple(carry.rows[1:]))
+        filled = jnp.arange(counts.shape[0])[:, None] < carry.step
+        counts = jnp.where(filled, counts, calls)
+        seconds = jnp.full(counts.shape[0], jnp.nan, numbers.dtype)
+        compile_seconds = jnp.full((), jnp.nan, numbers.dtype)
+    else:
+        numbers, counts = np.concatenate(history.numbers), np.concatenate(history.counts)
+        counts[-1] = np.asarray(calls)
+        seconds, compile_seconds = np.concatenate(history.seconds), history.compile_seconds
+        compile_seconds = np.asarray(compile_seconds)
+        params = None
+        if history.params:
+            params = jax.tree.map(lambda *parts: np.concatenate(parts), *history.params)
+    calls = counts @ translation
+    return Trace(
+        loss=numbers[:, 0],
+        grad_norm=numbers[:, 1],
+        step_norm=numbers[:, 2],
+        nfev=calls[:, 0],
+        ngev=calls[:, 1],
+        nhvp=calls[:, 2],
+        nhev=calls[:, 3],
+        seconds=seconds,
+        num_rows=Counts.of(carry.counts).step + 1,
+        num_params=np.asarray(num_params(carry.params), np.int32),
+        compile_seconds=compile_seconds,
+        params=None if params is None else unpack(params),
+    )

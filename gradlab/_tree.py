@@ -1,0 +1,88 @@
+"""Vector operations on pytrees of parameters, in at least float32.
+
+Sums of products are written as sums, never as `dot`: an accelerator may run a float32
+`dot` with ten bits (TF32), and Newton's method lives on the lost ones.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradlab._typing import Array, PyTree
+
+__all__ = [
+    "add_scaled",
+    "all_finite",
+    "inner",
+    "max_abs",
+    "moved",
+    "norm",
+    "num_params",
+    "real_dtype",
+    "select",
+    "working_dtype",
+]
+
+
+def real_dtype(tree: PyTree) -> Any:
+    """Dtype of the whole tree: what its leaves promote to."""
+    return jnp.result_type(*jax.tree.leaves(tree))
+
+
+def working_dtype(tree: PyTree) -> Any:
+    """Dtype of linear algebra on the tree: its own, but at least float32."""
+    return jnp.promote_types(real_dtype(tree), jnp.float32)
+
+
+def num_params(tree: PyTree) -> int:
+    """Number n of variables."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def inner(a: PyTree, b: PyTree) -> Array:
+    """Inner product of two real pytrees, accumulated in the working dtype."""
+    dtype = working_dtype((a, b))
+    products = jax.tree.map(lambda u, v: jnp.sum(u.astype(dtype) * v.astype(dtype)), a, b)
+    return functools.reduce(operator.add, jax.tree.leaves(products))
+
+
+def norm(a: PyTree) -> Array:
+    """Euclidean norm, scaled by the largest entry so that no square over- or underflows."""
+    scale = max_abs(a)
+    dtype = scale.dtype
+    safe = jnp.where((scale > 0) & jnp.isfinite(scale), scale, jnp.ones((), dtype))
+    squares = [jnp.sum((leaf.astype(dtype) / safe) ** 2) for leaf in jax.tree.leaves(a)]
+    return safe * jnp.sqrt(functools.reduce(operator.add, squares))
+
+
+def max_abs(a: PyTree) -> Array:
+    """Largest absolute entry; NaN if any entry is NaN."""
+    dtype = working_dtype(a)
+    largest = [jnp.max(jnp.abs(leaf.astype(dtype))) for leaf in jax.tree.leaves(a) if leaf.size]
+    return functools.reduce(jnp.maximum, largest)
+
+
+def add_scaled(a: PyTree, scale: Array | float, b: PyTree) -> PyTree:
+    """Return a + scale·b, each leaf in a's dtype."""
+    return jax.tree.map(lambda u, v: (u + scale * v).astype(u.dtype), a, b)
+
+
+def select(condition: Array, new: PyTree, old: PyTree) -> PyTree:
+    """Return `new` where the scalar condition holds, else `old`."""
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+
+
+def all_finite(a: PyTree) -> Array:
+    """Whether every entry of the tree is finite."""
+    return jnp.isfinite(max_abs(a))
+
+
+def moved(a: PyTree, b: PyTree) -> Array:
+    """Whether any entry differs."""
+    changed = [jnp.any(u != v) for u, v in zip(*map(jax.tree.leaves, (a, b)), strict=True)]
+    return functools.reduce(operator.or_, changed)

@@ -1,0 +1,199 @@
+"""`minimize`: one loop for every method, recorded, interruptible, honest about its end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gradlab import _driver as driver
+from gradlab import _engine as engine
+from gradlab._checks import check_count, check_params, check_positive
+from gradlab._driver import Progress
+from gradlab._errors import accepts_only_its_keywords, check_choice
+from gradlab._layout import Layout
+from gradlab._outcome import outcome
+from gradlab._stopping import Problem
+from gradlab._tree import real_dtype
+from gradlab._typing import GradientOperator, Loss, Params
+from gradlab.optimizers.method import Method, as_method
+from gradlab.result import Result
+
+__all__ = ["Progress", "minimize"]
+
+DEFAULT_STEPS = 1000
+# History rows kept on the device between two fetches: a chunk of 0.15 s has seldom more
+# steps. Fixed, so that a run with other `max_steps` does not compile anew.
+CHUNK_ROWS = 4096
+# Bytes of iterates kept there, where they are recorded.
+CHUNK_BYTES = 2**26
+
+
+@accepts_only_its_keywords
+def minimize(
+    loss: Loss,
+    x0: Params,
+    method: str | Method | optax.GradientTransformation = "newton_cg",
+    *,
+    args: tuple[Any, ...] = (),
+    max_steps: int | None = None,
+    gtol: float | None = None,
+    ftol: float | None = None,
+    xtol: float | None = None,
+    grad: GradientOperator | None = None,
+    noise: float | None = None,
+    has_aux: bool = False,
+    trace: str | None = "scalars",
+    loop: str = "auto",
+    callback: Callable[[Progress], Any] | None = None,
+    max_seconds: float | None = None,
+    state: Any = None,
+) -> Result:
+    r"""Minimise a loss over a pytree of parameters, and keep the history.
+
+    Every method runs through the same compiled loop, so their histories compare. The run
+    stops when $\|g\|_\infty \le \mathrm{gtol}\,\|g_0\|_\infty$, or at the other tests asked
+    for, or where rounding hides all further progress; `Result.status` says which. No
+    tolerance is absolute, so scaling the loss changes nothing.
+
+    Called from Python the loop runs in compiled chunks of about 0.15 s; under `jax.jit` or
+    `jax.vmap` it is one loop. The iterates are the same.
+
+    Args:
+        loss: Function `loss(params, *args)` returning a real scalar, written for JAX.
+        x0: Start: any pytree of real floating leaves; `None` leaves are kept.
+        method: A name from `gradlab.methods()`, a `Method` from `gradlab.optimizers.make`,
+            or any optax transformation.
+        args: Further arguments of `loss`. They are traced: new data never recompile.
+        max_steps: Most steps to take; default 1,000.
+        gtol: Gradient test, relative to the gradient at the start; default √eps of the
+            dtype, 1.5e-8 in float64 and 3.5e-4 in float32.
+        ftol: Stop when a step changes the loss by at most `ftol` times its size; off by
+            default.
+        xtol: Stop when a step is at most `xtol` times as long as the point; off by default.
+        grad: Gradient operator shaped like `jax.grad`, which is the default;
+            `gradlab.finite.grad` drives the same method by differences.
+        noise: Absolute noise level of the loss; default the rounding bound 4·eps·|f|.
+        has_aux: Whether `loss` returns `(value, aux)`.
+        trace: "scalars" (default), "params" to keep every iterate too, or None.
+        loop: "auto"; "host" takes one compiled step at a time (exact times of each step);
+            "single" makes it one uninterruptible call.
+        callback: Called with a `Progress` after each step (implies the host loop); stops
+            the run by returning True or raising `StopIteration`.
+        max_seconds: Stop after this long, compilation not counted.
+        state: `Result.state` of an earlier run of the same method, to go on from.
+
+    Returns:
+        A `Result`: a pytree with the answer, why it stopped, counts and the trace.
+
+    Raises:
+        TypeError: If a leaf is not floating, the loss does not return a real scalar, or a
+            keyword is unknown.
+        ValueError: If an option has a value outside its range.
+
+    Examples:
+        >>> def loss(x):
+        ...     return (1 - x[0]) ** 2 + 100 * (x[1] - x[0] ** 2) ** 2
+        >>> result = minimize(loss, jnp.array([-1.2, 1.0]), "newton")
+        >>> print(result.success, result.x.round(6))
+        True [1. 1.]
+    """
+    chosen = as_method(method)
+    _check_options(args, loop, trace)
+    deadline = check_positive("max_seconds", max_seconds)
+    steps = DEFAULT_STEPS if max_steps is None else check_count("max_steps", max_steps)
+    x0 = check_params(x0)
+    layout = Layout.of(x0)
+    start = x0 if layout is None else layout.pack(x0)
+    unpack = (lambda x: x) if layout is None else layout.unpack
+    dtype = real_dtype(x0)
+    default_gtol = float(np.sqrt(jnp.finfo(dtype).eps))
+    problem = Problem(
+        args=args,
+        hyperparams=_in_dtype(chosen.hyperparams, dtype),
+        gtol=check_positive("gtol", default_gtol if gtol is None else gtol),
+        ftol=check_positive("ftol", ftol),
+        xtol=check_positive("xtol", xtol),
+        noise=check_positive("noise", noise),
+        max_steps=jnp.asarray(steps, jnp.int32),
+    )
+    program = engine.Program(
+        loss if layout is None else layout.wrap(loss),
+        chosen,
+        grad,
+        has_aux,
+        _chunk_rows(x0, trace),
+        trace == "params",
+    )
+    options = driver.Options(loop, callback, deadline, unpack)
+    finished = None
+    if not _any_traced((start, problem, state)):
+        finished = driver.run(program, problem, start, state, options)
+    if finished is None:
+        _refuse_host_options(loop, callback, deadline)
+        carry, history = _run_traced(program, problem, start, state, steps, trace), None
+    else:
+        carry, history = finished
+    return outcome(program, problem, carry, history, trace is not None, unpack)
+
+
+def _check_options(args: Any, loop: Any, trace: Any) -> None:
+    """Check the options that are names and the tuple of arguments."""
+    check_choice("loop", loop, ("auto", "host", "single"))
+    if trace is not None:
+        check_choice("trace", trace, ("params", "scalars"))
+    if not isinstance(args, tuple):
+        raise TypeError(f"`args` must be a tuple, got {type(args).__name__}. Write (data,).")
+
+
+def _refuse_host_options(loop: str, callback: Any, max_seconds: Any) -> None:
+    """Raise where a run inside `jit` or `vmap` is asked to come back to Python."""
+    wanted = [("loop='host'", loop == "host"), ("callback", callback), ("max_seconds", max_seconds)]
+    for name, asked in wanted:
+        if asked:
+            raise ValueError(
+                f"{name} cannot be used inside jax.jit or jax.vmap, where a run is one compiled "
+                "loop. Call minimize from Python, or leave it out."
+            )
+
+
+def _in_dtype(hyperparams: dict[str, Any], dtype: Any) -> dict[str, Any]:
+    """Give arrays among the hyper-parameters the parameters' dtype; numbers adapt anyway."""
+    return {
+        name: value.astype(dtype) if hasattr(value, "astype") else value
+        for name, value in hyperparams.items()
+    }
+
+
+def _any_traced(tree: Any) -> bool:
+    """Whether any leaf is a tracer: we are inside somebody's jit, vmap or grad."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def _chunk_rows(x0: Params, trace: str | None) -> int:
+    """History rows to keep on the device between two fetches."""
+    if trace is None:
+        return 1
+    if trace == "scalars":
+        return CHUNK_ROWS
+    bytes_each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(x0))
+    return int(np.clip(CHUNK_BYTES // bytes_each, 2, CHUNK_ROWS))
+
+
+def _run_traced(
+    program: engine.Program,
+    problem: Problem,
+    start: Params,
+    state: Any,
+    steps: int,
+    trace: str | None,
+) -> engine.Carry:
+    """Run as one loop inside somebody's trace, with room for every step's row."""
+    program = dataclasses.replace(program, rows=steps + 1 if trace else 1)
+    carry = engine.begin(program, problem, start, state)
+    return engine.advance(program, problem, carry, problem.max_steps)

@@ -1,0 +1,78 @@
+"""The optax protocol: what a transformation is handed, and what its state tells its host."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from gradlab._typing import Array, Params
+from gradlab.optimizers._trust_region import TrustRegionState
+
+__all__ = ["bind", "calls_made", "follows_curvature", "last_link", "value_and_grad_in"]
+
+
+def bind(value_fn: Callable[..., Any], extra: dict[str, Any]) -> Callable[..., Any]:
+    """Bind the extra keywords that `value_fn` names: data for the loss, say a batch.
+
+    optax's contract is that a transformation ignores the keywords it does not need.
+    """
+    if not extra:
+        return value_fn
+    parameters = inspect.signature(value_fn).parameters.values()
+    if any(p.kind == p.VAR_KEYWORD for p in parameters):
+        return functools.partial(value_fn, **extra)
+    wanted = {p.name: extra[p.name] for p in parameters if p.name in extra}
+    return functools.partial(value_fn, **wanted) if wanted else value_fn
+
+
+def last_link(state: Any) -> Any:
+    """Return the state of the last link of a chain: the one that decides the step."""
+    while True:
+        if isinstance(state, optax.InjectStatefulHyperparamsState):
+            state = state.inner_state
+        elif type(state) is tuple and state:
+            state = state[-1]
+        else:
+            return state
+
+
+def follows_curvature(state: Any) -> bool:
+    """Whether the method is one of gradlab's, which knows curvature and counts its calls."""
+    return isinstance(last_link(state), TrustRegionState)
+
+
+def value_and_grad_in(state: Any) -> tuple[Array, Params] | None:
+    """Return value and gradient that the last link found at the point it leads to, or None.
+
+    Of a link that is not last, they would belong to another point.
+    """
+    last = last_link(state)
+    value, grad = getattr(last, "value", None), getattr(last, "grad", None)
+    return None if value is None or grad is None else (value, grad)
+
+
+def calls_made(old: Any, new: Any) -> Array:
+    """Evaluations that an update made itself: losses, gradients, products, Hessians."""
+    old, new = last_link(old), last_link(new)
+    if isinstance(new, TrustRegionState):
+        return jnp.stack(
+            [
+                new.nfev - old.nfev,
+                new.ngev - old.ngev,
+                new.nhvp - old.nhvp,
+                new.nhev - old.nhev,
+            ]
+        )
+    if isinstance(new, optax.ScaleByZoomLinesearchState):
+        made = jnp.asarray(new.info.num_linesearch_steps, jnp.int32)
+        return made * jnp.array([1, 1, 0, 0], jnp.int32)
+    if isinstance(new, optax.ScaleByBacktrackingLinesearchState):
+        made = jnp.asarray(new.info.num_linesearch_steps, jnp.int32)
+        gradients = jnp.array([0, new.grad is not None, 0, 0], jnp.int32)
+        return made * jnp.array([1, 0, 0, 0], jnp.int32) + gradients
+    return jnp.zeros(4, jnp.int32)

@@ -1,0 +1,174 @@
+"""`Method`: a minimiser by name, whose hyper-parameters are data rather than code."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gradlab._errors import check_choice, nearest
+from gradlab.optimizers import first_order
+from gradlab.optimizers.newton import newton
+from gradlab.optimizers.newton_cg import newton_cg
+
+__all__ = ["Method", "as_method", "check_learning_rate", "make", "methods"]
+
+_SECOND_ORDER: dict[str, Callable[..., Any]] = {"newton": newton, "newton_cg": newton_cg}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A minimiser and its hyper-parameters.
+
+    Two methods with the same `key` share compiled code: `hyperparams` are passed to it as
+    arguments, so a sweep over them, by `jax.vmap` or one at a time, compiles once.
+
+    Attributes:
+        name: Name it is listed under.
+        factory: Builds the optax transformation from keyword arguments.
+        static: Options that shape the compiled code (flags, sizes, schedules).
+        hyperparams: Numbers it is run with, traced.
+        tuned: Whether the caller chose the learning rate.
+    """
+
+    name: str
+    factory: Callable[..., Any]
+    static: tuple[tuple[str, Any], ...] = ()
+    hyperparams: dict[str, Any] = field(default_factory=dict, compare=False, hash=False)
+    tuned: bool = field(default=False, compare=False)
+
+    @property
+    def label(self) -> str:
+        """Name for tables and plots."""
+        return self.name
+
+    @property
+    def takes_learning_rate(self) -> bool:
+        """Whether it has a learning rate to choose."""
+        return "learning_rate" in self.hyperparams
+
+    def build(self, hyperparams: dict[str, Any] | None = None) -> Any:
+        """Build the optax transformation, with these hyper-parameters instead of its own."""
+        numbers = dict(self.hyperparams if hyperparams is None else hyperparams)
+        options = dict(self.static)
+        schedule = options.pop("schedule", None)
+        num_steps = options.pop("num_steps", None)
+        if schedule is not None:
+            numbers["learning_rate"] = first_order.learning_rate_schedule(
+                schedule, numbers["learning_rate"], num_steps
+            )
+        return optax.with_extra_args_support(self.factory(**numbers, **options))
+
+
+def methods() -> list[str]:
+    """Names that `minimize` knows.
+
+    Examples:
+        >>> print([name for name in methods() if "newton" in name])
+        ['newton', 'newton_cg']
+    """
+    return sorted([*first_order.FACTORIES, *_SECOND_ORDER])
+
+
+def make(name: str, **options: Any) -> Method:
+    """Build a method from its name and options.
+
+    Args:
+        name: One of `methods()`.
+        **options: What its factory takes: `learning_rate` for optax's first-order methods
+            (a number, a traced scalar or an optax schedule), `momentum`, `b1`, …; also
+            `schedule`, one of `schedules()`, with `num_steps`.
+
+    Returns:
+        A `Method`, to hand to `minimize` or `compare`.
+
+    Raises:
+        ValueError: If the name is unknown or the learning rate is not positive.
+        TypeError: If the method has no such option.
+
+    Examples:
+        >>> print(make("adam", learning_rate=0.1).hyperparams)
+        {'learning_rate': 0.1}
+    """
+    check_choice("method", name, methods())
+    if name in _SECOND_ORDER:
+        factory, rate = _SECOND_ORDER[name], None
+    else:
+        factory, rate = first_order.FACTORIES[name]
+    _check_options(name, factory, options, rate)
+    tuned = "learning_rate" in options
+    if isinstance(options.get("learning_rate"), int):
+        options["learning_rate"] = float(options["learning_rate"])
+    if rate is not None:
+        options.setdefault("learning_rate", rate)
+    numbers = {k: v for k, v in options.items() if _is_number(v)}
+    static = tuple(sorted((k, v) for k, v in options.items() if not _is_number(v)))
+    if "learning_rate" in numbers:
+        check_learning_rate(numbers["learning_rate"])
+    return Method(name, factory, static, numbers, tuned)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Stands for the factory of a transformation that was built by the caller."""
+
+    transformation: Any
+
+    def __call__(self) -> Any:
+        return self.transformation
+
+
+def as_method(method: Any) -> Method:
+    """Turn what `minimize` accepts, a name, a `Method` or a transformation, into a `Method`.
+
+    Raises:
+        TypeError: If it is none of them.
+        ValueError: If the name is unknown.
+    """
+    if isinstance(method, Method):
+        return method
+    if isinstance(method, str):
+        return make(method)
+    if hasattr(method, "init") and hasattr(method, "update"):
+        return Method("optax", _Given(method))
+    hint = " Call it: factory()." if callable(method) else ""
+    raise TypeError(
+        "`method` must be a name from gradlab.methods(), a gradlab.optimizers.Method or an "
+        f"optax transformation, got {type(method).__name__}.{hint}"
+    )
+
+
+def check_learning_rate(rate: Any) -> None:
+    """Raise unless a concrete learning rate is positive and finite."""
+    if isinstance(rate, jax.core.Tracer) or jnp.ndim(rate) > 0:
+        return
+    if not (math.isfinite(rate) and rate > 0):
+        raise ValueError(f"`learning_rate` must be positive and finite, got {rate!r}.")
+
+
+def _check_options(name: str, factory: Callable[..., Any], options: dict, rate: Any) -> None:
+    """Raise `TypeError` for an option the method does not have."""
+    known = [p for p in inspect.signature(factory).parameters]
+    if rate is not None:
+        known += ["schedule", "num_steps"]
+    for option in options:
+        if option not in known:
+            raise TypeError(
+                f"method {name!r} has no option {option!r}.{nearest(option, known)} "
+                f"It has {sorted(known)}."
+            )
+    if ("schedule" in options) != ("num_steps" in options):
+        raise TypeError("`schedule` and `num_steps` come together: a schedule has a length.")
+
+
+def _is_number(value: Any) -> bool:
+    """Whether an option is traced: floats and arrays are, flags, counts and names are not."""
+    return isinstance(value, float | jax.Array) or (
+        hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jnp.inexact)
+    )
