@@ -1,0 +1,13 @@
+"""Many methods on the same losses, from the same starts, on the same axes.
+
+`compare` runs them and returns a `Comparison`: a table, the histories, a CSV file,
+performance profiles. The plots are made from it. Nothing here prints or draws.
+"""
+
+from gradlab.compare.comparison import Comparison
+from gradlab.compare.driver import compare
+from gradlab.compare.profile import Profile
+from gradlab.compare.run import Run, Sweep
+from gradlab.compare.table import Table
+
+__all__ = ["Comparison", "Profile", "Run", "Sweep", "Table", "compare"]

@@ -1,0 +1,343 @@
+"""`compare`: the same losses, starts and budget for every method."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gradlab._checks import check_count, check_positive
+from gradlab._errors import accepts_only_its_keywords, check_choice
+from gradlab._typing import GradientOperator, Loss, Params
+from gradlab.compare.comparison import Comparison
+from gradlab.compare.run import Run, Sweep, trimmed
+from gradlab.compare.tuning import SWEEP_STEPS, Setting
+from gradlab.compare.tuning import tune as choose_rate
+from gradlab.derivatives import finite
+from gradlab.minimize import minimize
+from gradlab.optimizers.method import Method, as_method
+from gradlab.problems import Problem
+from gradlab.result import Result, Status
+from gradlab.trace import Trace
+
+__all__ = ["compare"]
+
+# Steps of the run that tells what a step costs, where only a cost limits the runs.
+_PILOT_STEPS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What every method of a comparison is subjected to."""
+
+    setting: Setting
+    operators: Mapping[str, GradientOperator | None]
+    starts: Mapping[int, Params]
+    max_steps: int | None
+    max_cost: float | int | None
+    options: Mapping[str, Any]
+    tune: bool | Sequence[float | int]
+    tuning_steps: int
+
+
+class _Outcome(NamedTuple):
+    """What one method made of it."""
+
+    runs: list[Run]
+    sweep: Sweep | None
+    fault: Exception | None
+
+
+@accepts_only_its_keywords
+def compare(
+    problem: Any,
+    methods: Any,
+    *,
+    starts: Any = None,
+    seeds: Iterable[int] = (0,),
+    args: tuple[Any, ...] = (),
+    derivatives: Sequence[str] | Mapping[str, GradientOperator | None] = ("autodiff",),
+    max_steps: int | None = None,
+    max_cost: float | int | None = None,
+    gtol: float | int | None = None,
+    ftol: float | int | None = None,
+    xtol: float | int | None = None,
+    noise: float | int | None = None,
+    max_seconds: float | int | None = None,
+    tune: bool | Sequence[float | int] = True,
+    tuning_steps: int = SWEEP_STEPS,
+    trace: str = "scalars",
+) -> Comparison:
+    """Minimise one loss by several methods, from the same starts and under the same limits.
+
+    A method whose learning rate was not given gets the best of a short sweep, made once
+    from the first start with the first derivative operator; what the sweep cost is told
+    beside the cost of the run, not hidden in it. A method that raises an error leaves the
+    others alone: its fault stands in the table. Only if every method fails does the first
+    error reach the caller.
+
+    Args:
+        problem: A `Problem` from `gradlab.problems`, or a function `loss(params, *args)`.
+        methods: Names from `gradlab.methods()`, Methods from `gradlab.optimizers.make`,
+            optax transformations: one, a list of them, or a dict that gives them labels.
+        starts: Start or list of starts; a list always means several. By default a problem's
+            own start for each seed.
+        seeds: Seeds of the starts; with `starts`, their numbers, 0, 1, … by default.
+        args: Further arguments of a loss function; a `Problem` brings its own.
+        derivatives: Derivative operators to drive each method with: "autodiff", "forward",
+            "backward", "central" or "complex"; or a dict of operators shaped like
+            `jax.grad`, by name (None: automatic).
+        max_steps: Most steps of a run; default 1,000, or as many as `max_cost` allows.
+        max_cost: Most gradient equivalents (see `Trace.cost`) of a run. History beyond it
+            is cut off, and what the run found there does not count.
+        gtol: Gradient test, as in `minimize`; likewise `ftol`, `xtol` and `noise`.
+        ftol: Value test.
+        xtol: Step test.
+        noise: Absolute noise level of the loss.
+        max_seconds: Stop a run after this long, compilation not counted.
+        tune: Whether to choose learning rates, or the rates to choose among.
+        tuning_steps: Steps of the short runs that choose them. A run much longer than that
+            may be better served by a smaller rate than the one that starts best.
+        trace: "scalars", or "params" to keep every iterate for `plot_trajectories`.
+
+    Returns:
+        A `Comparison`.
+
+    Raises:
+        ValueError: If a name is unknown, two methods have the same label, a loss function
+            has no starts, or a limit is out of range.
+        TypeError: If a keyword is unknown or a method is none of the kinds above.
+
+    Examples:
+        >>> problem = gl.problems.get("rosenbrock")
+        >>> comparison = gl.compare(problem, ["newton", "newton_cg"])
+        >>> for row in comparison.table:
+        ...     print(row["method"], row["status"], f"{row['loss']:.0e}" < "1e-15")
+        newton CONVERGED_GRADIENT True
+        newton_cg CONVERGED_GRADIENT True
+    """
+    name, loss, args, minimum = _described(problem, args)
+    labelled = _labelled(methods)
+    check_choice("trace", trace, ("params", "scalars"))
+    options = {"ftol": ftol, "xtol": xtol, "noise": noise, "max_seconds": max_seconds}
+    plan = _Plan(
+        Setting(name, loss, args, gtol),
+        _operators(derivatives),
+        _starts(problem, starts, tuple(seeds)),
+        None if max_steps is None else check_count("max_steps", max_steps),
+        _checked_cost(max_cost),
+        {**options, "trace": trace},
+        tune,
+        check_count("tuning_steps", tuning_steps, 1),
+    )
+    outcomes = [_outcome(plan, label, method) for label, method in labelled.items()]
+    runs = tuple(run for outcome in outcomes for run in outcome.runs)
+    if runs and all(run.error is not None for run in runs):
+        raise next(outcome.fault for outcome in outcomes if outcome.fault is not None)
+    sweeps = tuple(outcome.sweep for outcome in outcomes if outcome.sweep is not None)
+    return Comparison(runs, {} if minimum is None else {name: minimum}, sweeps)
+
+
+def _outcome(plan: _Plan, label: str, method: Method) -> _Outcome:
+    """Choose a method's learning rate and run it from every start with every operator.
+
+    Whatever exception a method raises becomes its row in the table.
+    """
+    cases = list(itertools.product(plan.operators.items(), plan.starts.items()))
+    blank = [Run(plan.setting.problem, label, name, seed) for (name, _), (seed, _) in cases]
+    try:
+        method, sweep = _tuned(plan, label, method)
+    except Exception as error:
+        return _Outcome([_failed(run, error) for run in blank], None, error)
+    rate = method.hyperparams.get("learning_rate")
+    rate = None if rate is None else float(rate)
+    runs, fault = [], None
+    for run, ((_, operator), (_, start)) in zip(blank, cases, strict=True):
+        run = dataclasses.replace(run, learning_rate=rate)
+        try:
+            result, trace, cut = _limited(plan, method, operator, start)
+        except Exception as error:
+            fault = fault or error
+            runs.append(_failed(run, error))
+        else:
+            runs.append(dataclasses.replace(run, result=result, trace=trace, out_of_budget=cut))
+    return _Outcome(runs, sweep, fault)
+
+
+def _failed(run: Run, error: Exception) -> Run:
+    """Enter a fault into a run."""
+    return dataclasses.replace(run, error=f"{type(error).__name__}: {error}")
+
+
+def _tuned(plan: _Plan, label: str, method: Method) -> tuple[Method, Sweep | None]:
+    """Return the method with a chosen learning rate, where there is one to choose."""
+    wanted = plan.tune is not False and plan.max_steps != 0
+    if not wanted or method.tuned or not method.takes_learning_rate:
+        return method, None
+    sweep = choose_rate(
+        plan.setting,
+        label,
+        method,
+        next(iter(plan.starts.values())),
+        next(iter(plan.operators.items())),
+        steps=min(plan.tuning_steps, plan.max_steps or plan.tuning_steps),
+        rates=None if isinstance(plan.tune, bool) else plan.tune,
+    )
+    if sweep.chosen is None:
+        return method, sweep
+    numbers = {**method.hyperparams, "learning_rate": sweep.chosen}
+    return dataclasses.replace(method, hyperparams=numbers), sweep
+
+
+def _limited(
+    plan: _Plan, method: Method, operator: GradientOperator | None, start: Params
+) -> tuple[Result, Trace, bool]:
+    """Run within the budget; return the result, its history, and whether that was cut.
+
+    What a step costs is only known afterwards. So a short pilot run tells, and the run is
+    made again with as many steps as the budget then seems to allow, until it is spent.
+    """
+    setting = plan.setting
+    run = functools.partial(
+        minimize,
+        setting.loss,
+        start,
+        method,
+        args=setting.args,
+        gtol=setting.gtol,
+        grad=operator,
+        **plan.options,
+    )
+    if plan.max_cost is None:
+        result = jax.block_until_ready(run(max_steps=plan.max_steps))
+        return result, trimmed(result.trace), False
+    # No step costs less than one loss, a third of a gradient.
+    most = math.ceil(3 * plan.max_cost) if plan.max_steps is None else plan.max_steps
+    steps, compile_seconds = min(_PILOT_STEPS, most), 0.0
+    while True:
+        result = run(max_steps=steps)
+        trace = trimmed(result.trace)
+        cost = float(trace.cost[-1])
+        compile_seconds = max(compile_seconds, float(trace.compile_seconds))
+        ended = int(result.status) != Status.MAX_STEPS or steps >= most
+        if ended or cost > plan.max_cost:
+            break
+        predicted = math.floor(plan.max_cost * steps / cost) + 1
+        steps = min(most, max(predicted, steps + steps // 2))
+    trace = trace._replace(compile_seconds=jnp.asarray(compile_seconds))
+    affordable = int(np.sum(np.asarray(trace.cost) <= plan.max_cost))
+    cut = affordable < len(trace.loss)
+    return result, trimmed(trace, max(1, affordable)), cut
+
+
+def _described(
+    problem: Any, args: tuple[Any, ...]
+) -> tuple[str, Loss, tuple[Any, ...], float | None]:
+    """Return the name, loss, arguments and known minimum of what is to be minimised."""
+    if isinstance(problem, Problem):
+        if args:
+            raise ValueError(
+                f"`args` go with a loss function; the problem {problem.name!r} brings its own. "
+                "Pass problem.loss with starts to use others."
+            )
+        return problem.name, problem.loss, problem.args, problem.minimum
+    if not callable(problem):
+        hint = " Pass gl.problems.get(name)." if isinstance(problem, str) else ""
+        raise TypeError(
+            "`problem` must be a gradlab problem or a function loss(params, *args), got "
+            f"{type(problem).__name__}.{hint}"
+        )
+    name = getattr(problem, "__name__", type(problem).__name__)
+    return "loss" if name == "<lambda>" else name, problem, args, None
+
+
+def _labelled(methods: Any) -> dict[str, Method]:
+    """Return the methods by label."""
+    if isinstance(methods, Mapping):
+        return {str(label): as_method(method) for label, method in methods.items()}
+    if isinstance(methods, str | Method | optax.GradientTransformation):
+        methods = [methods]
+    labelled: dict[str, Method] = {}
+    for given in methods:
+        method = as_method(given)
+        label = method.label if isinstance(given, str | Method) else _label_of(given)
+        if label in labelled:
+            raise ValueError(
+                f"`methods` must have different labels, but two are called {label!r}. Pass a "
+                f"dict: {{'first': ..., 'second': ...}}."
+            )
+        labelled[label] = method
+    if not labelled:
+        raise ValueError("`methods` must name at least one method, got none.")
+    return labelled
+
+
+def _label_of(transformation: optax.GradientTransformation) -> str:
+    """Name an optax transformation after the first link of its chain that has a state."""
+    try:
+        state = jax.eval_shape(transformation.init, jnp.zeros(1))
+    except Exception:  # it wants other parameters; the label is only a label
+        return "optax"
+    nodes = jax.tree.leaves(state, is_leaf=lambda node: hasattr(node, "_fields"))
+    names = [type(node).__name__.removesuffix("State") for node in nodes]
+    names = [name for name in names if name not in ("Empty", "ShapeDtypeStruct")]
+    words = re.sub(r"(?<!^)(?=[A-Z])", "_", names[0]).lower() if names else ""
+    return f"optax {words}".strip()
+
+
+def _operators(derivatives: Any) -> dict[str, GradientOperator | None]:
+    """Return the derivative operators by name; None stands for automatic differentiation."""
+    if isinstance(derivatives, Mapping):
+        operators = dict(derivatives)
+    else:
+        names = [derivatives] if isinstance(derivatives, str) else list(derivatives)
+        for name in names:
+            check_choice("derivatives", name, ("autodiff", *finite.SCHEMES))
+        operators = {name: _operator(name) for name in names}
+    if not operators:
+        raise ValueError("`derivatives` must name at least one operator, got none.")
+    return operators
+
+
+@functools.cache  # the same operator every time, so that compiled code is found again
+def _operator(name: str) -> GradientOperator | None:
+    """Return the derivative operator of that name."""
+    return None if name == "autodiff" else functools.partial(finite.grad, scheme=name)
+
+
+def _starts(problem: Any, starts: Any, seeds: tuple[int, ...]) -> dict[int, Params]:
+    """Return the starts by seed."""
+    if starts is None:
+        if not isinstance(problem, Problem):
+            raise ValueError("`starts` must be given with a loss function, got None.")
+        return {int(seed): problem.init(jax.random.key(seed)) for seed in seeds}
+    points = starts if isinstance(starts, list) else [starts]
+    if all(isinstance(point, int | float) for point in points) and len(points) != 1:
+        raise ValueError(
+            "`starts` is a list of plain numbers, which could be one start or several. Pass "
+            "jnp.array([...]) for one, or [jnp.array(...), jnp.array(...)] for several."
+        )
+    numbers = range(len(points)) if seeds == (0,) else seeds
+    if len(numbers) != len(points):
+        raise ValueError(
+            f"`seeds` must number the starts, but there are {len(numbers)} seeds for "
+            f"{len(points)} starts."
+        )
+    return {int(number): point for number, point in zip(numbers, points, strict=True)}
+
+
+def _checked_cost(max_cost: float | int | None) -> float | int | None:
+    """Return the budget, or raise unless it is a positive finite number."""
+    cost = check_positive("max_cost", max_cost, zero=False)
+    if cost == math.inf:
+        raise ValueError("`max_cost` must be finite, got inf. Leave it out for no limit.")
+    return cost
