@@ -1,0 +1,192 @@
+"""Choose among the candidates of a ladder, and say how far the choice may be off.
+
+Error of a candidate = truncation + noise. Truncation is seen in the candidates next to it
+(the same polynomial one rung lower, and one more term); noise is what the rungs *below* its
+run show: there the polynomial is more than accurate enough, so whatever it misses is
+noise, whether rounding, quantisation, aliasing or an inner solver.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gradlab.derivatives._ladder import Table
+
+__all__ = ["Choice", "Samples", "choose"]
+
+# Bars are this many noise levels wide: the residuals are few, and rounding errors of
+# neighbouring samples are not independent.
+_NOISE_WIDTH = 3.0
+# A misfit above this share of the function's variation is no noise but a wrong model,
+# unless it is tiny beside the function itself.
+_NOISE_SHARE, _NOISE_SIZE = 1e-3, 1e-7
+# A polynomial may miss the rung above its run by this many times the expected truncation.
+_EXPLAINED = 16.0
+
+
+class Samples(NamedTuple):
+    """A table and the part of the function it is applied to, shape (P, J)."""
+
+    table: Table
+    values: Any
+
+
+class Choice(NamedTuple):
+    """The chosen estimate of one order at each point, in units of the top rung.
+
+    Attributes:
+        value: Shape (P,).
+        error: Truncation and noise together.
+        top: Highest step of the chosen run.
+        noisy: Share of the noise in `error`.
+        roundings: Noise level over the rounding of the samples.
+        doubt: Error at the top step over the variation of the samples.
+    """
+
+    value: Any
+    error: Any
+    top: Any
+    noisy: Any
+    roundings: Any
+    doubt: Any
+
+
+def _residuals(sample: Samples, values: Any, xp: Any) -> Any:
+    """What each candidate's polynomial misses at each rung, shape (P, C, J)."""
+    predict = xp.asarray(sample.table.predict, dtype=values.dtype)
+    return abs(xp.einsum("cjk,pk->pcj", predict, values) - values[:, None, :])
+
+
+def _noise(samples: list[Samples], size: Any, eps: float, given: Any, xp: Any) -> Any:
+    """Noise level of each candidate's samples, and whether its misfit is no noise at all."""
+    table = samples[0].table
+    used, below = xp.asarray(table.used), xp.asarray(table.below)
+    largest = xp.max(xp.where(used[None], size[:, None, :], 0), axis=2)
+    variation = 0 * largest
+    misfit = 0 * largest[:, :, None]
+    for sample in samples:
+        inside = xp.where(used[None], abs(sample.values)[:, None, :], 0)
+        variation = variation + xp.max(inside, axis=2)
+        missed = _residuals(sample, sample.values, xp)
+        misfit = xp.maximum(misfit, xp.where(below[None], missed, 0))
+    level = 0.7 * xp.max(misfit, axis=2)
+    wrong = (level > _NOISE_SHARE * variation) & (level > _NOISE_SIZE * largest)
+    floor = 0.5 * eps * largest
+    level = xp.maximum(xp.maximum(level, floor), given[:, None])
+    return level, wrong, misfit, variation, largest
+
+
+def choose(
+    samples: list[Samples],
+    size: Any,
+    finite: Any,
+    eps: float,
+    given: Any,
+    orders: tuple[int, ...],
+    xp: Any,
+) -> dict[int, Choice]:
+    """Choose the candidate of least error for each order.
+
+    `size` holds |f| at each rung, `finite` which rungs may be used, both of shape (P, J);
+    `given` a known noise level, shape (P,).
+    """
+    samples = [Samples(t, xp.where(finite, v, 0)) for t, v in samples]
+    size = xp.where(finite, size, 0)
+    table = samples[0].table
+    nodes = xp.asarray(table.nodes, dtype=size.dtype)
+    noise, wrong, misfit, variation, largest = _noise(samples, size, eps, given, xp)
+    usable = ~xp.any(~finite[:, None, :] & xp.asarray(table.used)[None], axis=2)
+    usable = usable & (table.below.sum(axis=1) >= 2)[None]
+    result = {}
+    for sample in samples:
+        for order, weights in sample.table.weights.items():
+            if order not in orders:
+                continue
+            w = xp.asarray(weights, dtype=size.dtype)
+            estimates = sample.values @ w.T
+            truncation = _truncation(estimates, sample.table, order, xp)
+            noisy = (
+                _NOISE_WIDTH
+                * noise
+                * xp.asarray(np.sqrt((weights**2).sum(axis=1))[None], dtype=size.dtype)
+            )
+            lower = xp.max(misfit / (nodes**order)[None, None], axis=2)
+            extra = xp.where(wrong, lower, 0)
+            hidden = _hidden(sample, truncation, noise, variation, largest, order, nodes, xp)
+            error = truncation + noisy + extra + hidden
+            ok = usable & xp.asarray(sample.table.has_order[order])[None]
+            error = xp.where(ok & xp.isfinite(error), error, xp.inf)
+            result[order] = _pick(
+                xp.argmin(error, axis=1)[:, None],
+                table,
+                nodes,
+                order,
+                (estimates, error, noisy, noise, eps * largest, variation),
+                xp,
+            )
+    return result
+
+
+def _pick(
+    best: Any, table: Table, nodes: Any, order: int, columns: tuple[Any, ...], xp: Any
+) -> Choice:
+    """Read the chosen column of each row."""
+    picked = [xp.take_along_axis(column, best, axis=1)[:, 0] for column in columns]
+    value, error, noisy, noise, rounding, variation = picked
+    top = nodes[np.argmax(table.used, axis=1)][best[:, 0]]
+    tiny = np.finfo(nodes.dtype).tiny
+    return Choice(
+        value,
+        error,
+        top,
+        noisy / xp.maximum(error, tiny),
+        noise / xp.maximum(rounding, tiny),
+        error * top**order / xp.maximum(xp.maximum(variation, 64 * rounding), tiny),
+    )
+
+
+def _truncation(estimates: Any, table: Table, order: int, xp: Any) -> Any:
+    """Largest distance to the neighbouring candidates; infinite without the first."""
+    total = 0 * estimates
+    for k in range(table.neighbours.shape[1]):
+        near = table.neighbours[:, k]
+        known = (near >= 0) & table.has_order[order][near]
+        apart = abs(estimates - estimates[:, near])
+        total = xp.maximum(total, xp.where(known[None], apart, xp.inf if k == 0 else 0))
+    return total
+
+
+def _hidden(
+    sample: Samples,
+    truncation: Any,
+    noise: Any,
+    variation: Any,
+    largest: Any,
+    order: int,
+    nodes: Any,
+    xp: Any,
+) -> Any:
+    """Noise that shows only above the run, as the jumps of an iterative solver do.
+
+    A truncation error grows from one rung to the next by a known factor. A polynomial that
+    misses the next rung by far more, and yet by little beside the variation of the
+    function, has met a jump; its size over the step is what the derivative may lack.
+    """
+    table = sample.table
+    above = table.above
+    has = above.any(axis=1)
+    index = np.argmax(above, axis=1)
+    rows = xp.asarray(table.predict[np.arange(len(index)), index], dtype=nodes.dtype)
+    missed = abs(sample.values @ rows.T - sample.values[:, index])
+    start = np.argmax(table.used, axis=1)
+    top = nodes[start]
+    gain = xp.asarray(
+        np.sqrt((table.predict[np.arange(len(index)), index] ** 2).sum(axis=1)),
+        dtype=nodes.dtype,
+    )
+    explained = truncation * (top**order * xp.asarray(table.growth, dtype=nodes.dtype))[None]
+    explained = _EXPLAINED * (explained + noise * (1 + gain)[None])
+    jump = (missed > explained) & (missed < _NOISE_SHARE * variation) & has[None]
+    return xp.where(jump, missed / (nodes[index] ** order)[None], 0)

@@ -1,0 +1,366 @@
+"""The two stages of sampling: find the length, then climb the ladder.
+
+Everything here is written once for both array libraries: `xp` is `jax.numpy` for functions
+that JAX can trace and `numpy` for those it cannot. Rows are the points (or the directions)
+that are differentiated at; every row has its own ladder, all of one shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradlab.derivatives import _choose, _ladder, _scan
+
+__all__ = [
+    "MIN_NFEV",
+    "Answer",
+    "Plan",
+    "in_chunks",
+    "make_plan",
+    "normalised",
+    "run",
+    "run_with_ladder",
+]
+
+# Powers of two from the highest rung to the lowest: the gap of the scan (8 octaves), the
+# length of a good run (5), and two rungs below it where the noise shows.
+_OCTAVES = 13
+# Shares of the evaluations spent on finding the length.
+_SCAN_SHARE = 0.22
+_MIN_SCAN, _MAX_SCAN, _MIN_RUNGS = 6, 14, 8
+MIN_NFEV = 1 + 2 * (_MIN_SCAN + _MIN_RUNGS)
+# One-sided ladders are used where they reach this many octaves beyond the central one.
+_ONE_SIDED_GAIN = 12
+# Outputs of longer lengths may raise a shared ladder by this many octaves.
+_SHARED_OCTAVES = 2
+# Rows analysed together: their tables of estimates stay in the cache.
+_ROWS = 128
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many samples are taken, and for which orders."""
+
+    orders: tuple[int, ...]
+    scan: int
+    rungs: int
+    side: int = 0
+
+    @property
+    def nfev(self) -> int:
+        """Evaluations for each row, without the one at the point itself."""
+        return 2 * (self.scan + self.rungs)
+
+    @property
+    def nodes(self) -> np.ndarray:
+        """Steps of the central ladder in units of its highest rung."""
+        return _ladder.central_nodes(self.rungs, _OCTAVES)
+
+    @property
+    def all_orders(self) -> tuple[int, ...]:
+        """The orders asked for, and those that tell their sensitivity to x."""
+        return tuple(sorted({*self.orders, *(o + 1 for o in self.orders)}))
+
+    def table(self, kind: str) -> _ladder.Table:
+        """Return the weights of all candidates."""
+        most = max(self.orders)
+        dense = self.rungs > 1.5 * _OCTAVES
+        extras = (0, 1, 2, 4) if dense else (0, 1, 2)
+        terms = (1, 2, 3, 4, 5, 6, 8) if dense else (1, 2, 3, 4, 5, 6, 7, 8)
+        nodes = self.nodes
+        if kind == "one-sided":
+            nodes = _ladder.one_sided_nodes(_ladder.central_nodes(self.rungs, self.rungs))
+            nodes = nodes[: 2 * _OCTAVES + 6]
+            terms, extras = tuple(range(1, max(9, most + 4))), (0, 1, 2)
+        return _ladder.table(tuple(nodes), kind, terms, extras, self.all_orders)
+
+
+class Answer(NamedTuple):
+    """What is known at each row, shape (P,), for one order."""
+
+    value: Any
+    error: Any
+    step: Any
+    noisy: Any
+    roundings: Any
+    doubt: Any
+    smooth: Any
+    kink: Any
+    side: Any
+
+
+def make_plan(orders: tuple[int, ...], max_nfev: int, side: int) -> Plan:
+    """Divide the budget between the two stages."""
+    pairs = (max_nfev - 1) // 2
+    scan = int(np.clip(round(_SCAN_SHARE * 2 * pairs), _MIN_SCAN, _MAX_SCAN))
+    scan = min(scan, pairs - _MIN_RUNGS)
+    return Plan(orders, scan, pairs - scan, side)
+
+
+def run(
+    plan: Plan,
+    x: Any,
+    center: Any,
+    evaluate: Callable[[Any], Any],
+    eps: float,
+    given: Any,
+    xp: Any,
+) -> dict[int, Answer]:
+    """Differentiate at each row; see `run_with_ladder`."""
+    return run_with_ladder(plan, x, center, evaluate, eps, given, xp)[0]
+
+
+@np.errstate(all="ignore")  # infinities are answers here, not accidents
+def run_with_ladder(
+    plan: Plan,
+    x: Any,
+    center: Any,
+    evaluate: Callable[[Any], Any],
+    eps: float,
+    given: Any,
+    xp: Any,
+) -> tuple[dict[int, Answer], tuple[Any, Any, Any]]:
+    """Differentiate at each row.
+
+    Args:
+        plan: The numbers of samples.
+        x: The coordinate that is moved, shape (P,), in its own dtype.
+        center: f there, shape (P, m).
+        evaluate: From points, shape (P, M), to values, shape (P, M, m).
+        eps: Spacing of the coarser of the dtypes of x and f.
+        given: A known noise level, shape ().
+        xp: `numpy` or `jax.numpy`.
+
+    Returns:
+        For each order an `Answer` whose fields have shape (P, m); and the exponent of the
+        highest rung, the even parts and the sizes on the ladder, for the first output.
+    """
+    work = xp.promote_types(center.dtype, np.float32)
+    rows, outputs = center.shape
+    exponents = _scan.levels(xp, x, plan.scan)
+    first = evaluate(_scan_points(plan, x, exponents, xp)).astype(work)
+    flat_center = _flat(center.astype(work)[:, None, :], xp)[:, 0]
+    top, smooth, kinked, side = _read_scan(
+        plan, _flat(first, xp), flat_center, xp.repeat(exponents, outputs, axis=0), eps, xp
+    )
+    constant = ~xp.any(abs(_flat(first, xp) - flat_center[:, None]) > 0, axis=1)
+    top, side = _shared(top, constant, side, outputs, x.dtype, xp)
+    second = evaluate(_ladder_points(plan, x, top, side, xp)).astype(work)
+    half = plan.rungs
+    parts = _scan.split(
+        second[:, :half, 0], second[:, half:, 0], center[:, :1].astype(work), xp
+    )
+    ladder = (top, parts.even, parts.size)
+    top, side = xp.repeat(top, outputs), xp.repeat(side, outputs)
+    answers = _analyse(plan, _flat(second, xp), flat_center, side, eps, given, xp)
+    jump = _kink_error(_flat(first, xp), flat_center, xp.repeat(exponents, outputs, 0), xp)
+    scaled = {}
+    sign = xp.where(side < 0, -1, 1).astype(work)
+    for order in plan.orders:
+        choice = answers[order]
+        value = xp.ldexp(choice.value, -top * order) * sign**order
+        error = xp.ldexp(choice.error, -top * order)
+        next_up = xp.ldexp(abs(answers[order + 1].value), -top * (order + 1))
+        # x itself is known to half a rounding only, and f computes as if with another x.
+        spacing = xp.repeat(abs(x), outputs).astype(work) * (float(np.finfo(x.dtype).eps) / 2)
+        error = error + xp.where(xp.isfinite(next_up), spacing * next_up, 0)
+        broken = kinked & (side == 0)
+        error = xp.where(broken, xp.maximum(error, jump if order == 1 else xp.inf), error)
+        fields = (
+            value,
+            error,
+            xp.ldexp(choice.top.astype(x.dtype), top),
+            choice.noisy,
+            choice.roundings,
+            choice.doubt,
+            smooth,
+            broken,
+            side,
+        )
+        scaled[order] = Answer(*(field.reshape(rows, outputs) for field in fields))
+    return scaled, ladder
+
+
+def _flat(values: Any, xp: Any) -> Any:
+    """Make one row of each output: (P, M, m) to (P m, M)."""
+    return xp.moveaxis(values, 2, 1).reshape(-1, values.shape[1])
+
+
+def _scan_points(plan: Plan, x: Any, exponents: Any, xp: Any) -> Any:
+    step = xp.ldexp(xp.ones_like(x)[:, None], exponents)
+    x = x[:, None]
+    if plan.side:
+        return xp.concatenate([x + plan.side * step, x + 2 * plan.side * step], axis=1)
+    return xp.concatenate([x + step, x - step], axis=1)
+
+
+def _read_scan(
+    plan: Plan, values: Any, center: Any, exponents: Any, eps: float, xp: Any
+) -> tuple[Any, Any, Any, Any]:
+    """Return the highest rung, whether a smooth stretch was seen, a kink, and the side."""
+    right, left = values[:, : plan.scan], values[:, plan.scan :]
+    center = center[:, None]
+    if plan.side:
+        near, far = right - center, left - center
+        size = xp.maximum(xp.maximum(abs(right), abs(left)), abs(center))
+        parts = _scan.Parts(2 * near - far / 2, far / 2 - near, size)
+        top, smooth = _scan.choose_top(parts, exponents, eps, xp)
+        # The farther sample lies at twice the step.
+        return top, smooth, smooth & False, xp.full_like(top, plan.side)
+    views = (
+        _scan.split(right, left, center, xp),
+        _scan.one_sided_parts(right, center, exponents, xp),
+        _scan.one_sided_parts(left, center, exponents, xp),
+    )
+    stacked = _scan.Parts(*(xp.concatenate(parts) for parts in zip(*views, strict=True)))
+    tops, seen = _scan.choose_top(stacked, xp.concatenate([exponents] * 3), eps, xp)
+    (top, *reaches), (smooth, *clear) = xp.split(tops, 3), xp.split(seen, 3)
+    kinked = _scan.kink(views[0], exponents, eps, xp)
+    side = xp.zeros_like(top)
+    for sign, mine, other, reach, good in zip(
+        (1, -1), (right, left), (left, right), reaches, clear, strict=True
+    ):
+        cut = xp.any(~xp.isfinite(other) & xp.isfinite(mine) & (exponents <= reach[:, None]), 1)
+        hopeless = ~xp.any(xp.isfinite(views[0].odd), axis=1)
+        longer = good & (~smooth | (reach > top + _ONE_SIDED_GAIN))
+        better = cut & (longer | hopeless) & (side == 0)
+        top, side = xp.where(better, reach, top), xp.where(better, sign, side)
+        smooth = smooth | better
+    return top, smooth, kinked & (side == 0), side
+
+
+def _shared(top: Any, constant: Any, side: Any, outputs: int, dtype: Any, xp: Any) -> Any:
+    """Give all outputs of a row one ladder: the one of the shortest length, or near it.
+
+    Outputs that this coordinate does not move have no length and no say.
+    """
+    info = np.finfo(dtype)
+    top = xp.clip(top, int(info.minexp) + _OCTAVES + 4, int(info.maxexp) - 3)
+    top, constant = top.reshape(-1, outputs), constant.reshape(-1, outputs)
+    still = xp.all(constant, axis=1)
+    low = xp.min(xp.where(constant & ~still[:, None], int(info.maxexp), top), axis=1)
+    high = xp.max(xp.where(constant & ~still[:, None], int(info.minexp), top), axis=1)
+    return xp.minimum(low + _SHARED_OCTAVES, high), side.reshape(-1, outputs)[:, 0]
+
+
+def _ladder_points(plan: Plan, x: Any, top: Any, side: Any, xp: Any) -> Any:
+    def steps(nodes: np.ndarray) -> Any:
+        return xp.ldexp(xp.asarray(nodes, dtype=x.dtype)[None, :], top[:, None])
+
+    x, side = x[:, None], side[:, None]
+    central = steps(plan.nodes)
+    central = xp.concatenate([x + central, x - central], axis=1)
+    alone = steps(_padded_one_sided(plan)) * xp.where(side < 0, -1, 1).astype(x.dtype)
+    if plan.side:
+        return x + alone
+    return xp.where(side == 0, central, x + alone)
+
+
+def _padded_one_sided(plan: Plan) -> np.ndarray:
+    """As many one-sided nodes as the ladder has samples; what the table leaves repeats."""
+    nodes = plan.table("one-sided").nodes
+    return np.concatenate([nodes, np.full(2 * plan.rungs - len(nodes), nodes[-1])])
+
+
+def _analyse(
+    plan: Plan, values: Any, center: Any, side: Any, eps: float, given: Any, xp: Any
+) -> dict[int, _choose.Choice]:
+    """Choose estimates row by row, in chunks, with the table that fits the side."""
+
+    def central(values: Any, center: Any) -> Any:
+        half = plan.rungs
+        parts = _scan.split(values[:, :half], values[:, half:], center[:, None], xp)
+        samples = [
+            _choose.Samples(plan.table("odd"), parts.odd),
+            _choose.Samples(plan.table("even"), parts.even),
+        ]
+        return normalised(samples, parts.size, eps, given * 0.75, plan.all_orders, xp)
+
+    def alone(values: Any, center: Any) -> Any:
+        table = plan.table("one-sided")
+        values = values[:, : len(table.nodes)]
+        gain = values - center[:, None]
+        size = xp.maximum(abs(values), abs(center)[:, None])
+        samples = [_choose.Samples(table, gain)]
+        return normalised(samples, size, eps, given * 1.5, plan.all_orders, xp)
+
+    def chunk(values: Any, center: Any, side: Any) -> Any:
+        if plan.side:
+            return alone(values, center)
+        if xp is np:
+            if not np.any(side):
+                return central(values, center)
+            both = central(values, center), alone(values, center)
+        else:
+            both = (
+                central(values, center),
+                jax.lax.cond(jnp.any(side != 0), alone, central_like(central), values, center),
+            )
+        return jax.tree.map(lambda a, b: xp.where(side == 0, a, b), *both)
+
+    def central_like(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda v, c: jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, v, c)
+        )
+
+    return in_chunks(chunk, (values, center, side), xp)
+
+
+def in_chunks(function: Callable[..., Any], operands: tuple[Any, ...], xp: Any) -> Any:
+    """Apply a function of rows to a few rows at a time."""
+    rows = operands[0].shape[0]
+    if rows <= _ROWS:
+        return function(*operands)
+    if xp is np:
+        cuts = [slice(i, i + _ROWS) for i in range(0, rows, _ROWS)]
+        pieces = [function(*(o[c] for o in operands)) for c in cuts]
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *pieces)
+    # Whole chunks by one loop, so that `function` sees many rows, and then the rest.
+    whole = rows // _ROWS * _ROWS
+    cut = [o[:whole].reshape(-1, _ROWS, *o.shape[1:]) for o in operands]
+    done = jax.lax.map(lambda chunk: function(*chunk), tuple(cut))
+    done = jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), done)
+    if whole == rows:
+        return done
+    rest = function(*(o[whole:] for o in operands))
+    return jax.tree.map(lambda a, b: xp.concatenate([a, b]), done, rest)
+
+
+def normalised(
+    samples: list[Any], size: Any, eps: float, given: Any, orders: tuple[int, ...], xp: Any
+) -> dict[int, _choose.Choice]:
+    """Scale the values by a power of two, so that nothing over- or underflows on the way."""
+    finite = xp.isfinite(size)
+    for _, values in samples:
+        finite = finite & xp.isfinite(values)
+    largest = xp.max(xp.where(finite, size, 0), axis=1)
+    exponent = xp.where(largest > 0, xp.frexp(largest)[1], 0)
+    down = -exponent[:, None]
+    scaled = [_choose.Samples(t, xp.ldexp(v, down)) for t, v in samples]
+    noise = xp.ldexp(xp.zeros_like(largest) + given, -exponent)
+    result = _choose.choose(scaled, xp.ldexp(size, down), finite, eps, noise, orders, xp)
+    return {
+        order: c._replace(
+            value=xp.ldexp(c.value, exponent),
+            error=xp.ldexp(c.error, exponent),
+        )
+        for order, c in result.items()
+    }
+
+
+def _kink_error(values: Any, center: Any, exponents: Any, xp: Any) -> Any:
+    """Half the jump of the slope, with an eighth to spare: |even part|/h at small steps."""
+    half = values.shape[1] // 2
+    parts = _scan.split(values[:, :half], values[:, half:], center[:, None], xp)
+    slope = xp.ldexp(abs(parts.even), -exponents)
+    shift = exponents[:, 1:] - exponents[:, :-1]
+    low, high = abs(parts.even[:, :-1]), abs(parts.even[:, 1:])
+    expected = xp.ldexp(low, shift)
+    linear = (abs(high - expected) <= expected / 8) & (low > 0)
+    return 1.125 * xp.max(xp.where(linear, slope[:, 1:], 0), axis=1)

@@ -1,0 +1,185 @@
+"""Find a function's own length at a point, from a few widely spaced samples.
+
+The length has nothing to do with the point: log changes over |x|, sin(50 x) over 1/50, and
+both may be asked for at x = 1e-12. So the first samples span all lengths that the numbers
+can hold. Between neighbouring levels of a smooth function the slope and the curvature
+agree; they stop agreeing at the length of the function, and below the noise.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+__all__ = ["Parts", "choose_top", "kink", "levels", "one_sided_parts", "split"]
+
+# Below this disagreement two levels are seen as one smooth function, above the second as
+# two: a step of an eighth, and of about two thirds, of the length of sin.
+_GOOD, _DEPARTED = 2.0**-6, 2.0**-4
+# The highest rung is this many octaves above the estimated length.
+_HEADROOM = 1
+# Exponents searched: below |x| as far as its own roundings, and around 1.
+_ABOVE, _BELOW_ZERO, _BELOW_SMALL = 36, 44, 36
+
+
+class Parts(NamedTuple):
+    """Samples at rising or falling steps h, as slope and curvature parts.
+
+    Attributes:
+        odd: f' h + …, in the units of f, shape (P, K).
+        even: f'' h²/2 + ….
+        size: Largest |f| among the samples used.
+    """
+
+    odd: Any
+    even: Any
+    size: Any
+
+
+def levels(xp: Any, x: Any, count: int) -> Any:
+    """Give the exponents of the scan's steps, shape (P, count), rising."""
+    info = np.finfo(x.dtype)
+    zero = x == 0
+    exponent = xp.where(zero, 0, xp.frexp(x)[1] - 1)
+    low = xp.where(exponent < 0, exponent - _BELOW_SMALL, exponent - info.nmant)
+    low = xp.where(zero, -_BELOW_ZERO, low)
+    low = xp.clip(low, int(info.minexp) + 4, None)
+    high = xp.clip(xp.maximum(exponent, 0) + _ABOVE, None, int(info.maxexp) - 4)
+    fraction = np.arange(count, dtype=x.dtype) / (count - 1)
+    span = (high - low).astype(x.dtype)
+    return low[:, None] + xp.round(span[:, None] * fraction[None, :]).astype(low.dtype)
+
+
+def split(right: Any, left: Any, center: Any, xp: Any) -> Parts:
+    """Split samples at x + h and x - h into parts, each shape (P, K)."""
+    size = xp.maximum(xp.maximum(abs(right), abs(left)), abs(center))
+    # Halves before sums: values near the largest number do not overflow.
+    return Parts(right / 2 - left / 2, (right / 2 - center / 2) + (left / 2 - center / 2), size)
+
+
+def one_sided_parts(values: Any, center: Any, exponents: Any, xp: Any) -> Parts:
+    """Make parts from one side only: the parabola through neighbouring levels.
+
+    With q the ratio of two steps and G = f - f(x): odd = (q² G₋ - G)/(q - 1) and
+    even = G - odd. The lowest level has no neighbour.
+    """
+    gain = values - center
+    below = xp.concatenate([gain[:, :1] * xp.nan, gain[:, :-1]], axis=1)
+    ratio = xp.ldexp(xp.ones_like(gain[:, 1:]), exponents[:, 1:] - exponents[:, :-1])
+    ratio = xp.concatenate([2 * xp.ones_like(gain[:, :1]), ratio], axis=1)
+    odd = (ratio * (ratio / (ratio - 1))) * below - gain / (ratio - 1)
+    size = xp.maximum(xp.maximum(abs(values), abs(below + center)), abs(center))
+    return Parts(odd, gain - odd, size)
+
+
+def _first(mask: Any, otherwise: int, xp: Any) -> Any:
+    """Index of the first True in each row, or `otherwise`."""
+    return xp.where(xp.any(mask, axis=1), xp.argmax(mask, axis=1), otherwise)
+
+
+def _at(values: Any, index: Any, xp: Any) -> Any:
+    return xp.take_along_axis(values, index[:, None], axis=1)[:, 0]
+
+
+def _disagreement(parts: Parts, exponents: Any, eps: float, xp: Any) -> tuple[Any, Any]:
+    """Compare each level with the one below: relative disagreement, and in units of f."""
+    down = exponents[:, :-1] - exponents[:, 1:]
+    odd, even = parts.odd[:, :-1], parts.even[:, :-1]
+    off_odd = abs(odd - xp.ldexp(parts.odd[:, 1:], down))
+    off_even = abs(even - xp.ldexp(parts.even[:, 1:], 2 * down))
+    total = abs(odd) + abs(even)
+    both = off_odd + off_even
+    relative = xp.where(total > 0, both / xp.where(total > 0, total, 1), xp.inf)
+    # A part that is small beside the other can leave the ladder unseen: judge it alone,
+    # where it stands clear of the rounding of the larger one.
+    clear = 2.0**10 * eps * parts.size[:, :-1]
+    alone = ((off_odd > abs(odd) / 4) & (off_odd > clear)) | (
+        (off_even > abs(even) / 4) & (off_even > clear)
+    )
+    bad = ~(xp.isfinite(relative))
+    pad = xp.full_like(relative[:, :1], xp.inf)
+    relative = xp.concatenate([pad, xp.where(bad, xp.inf, relative)], axis=1)
+    alone = xp.concatenate([alone[:, :1] | True, alone | bad], axis=1)
+    return relative, alone
+
+
+def choose_top(parts: Parts, exponents: Any, eps: float, xp: Any) -> tuple[Any, Any]:
+    """Choose the exponent of the ladder's highest rung, shape (P,).
+
+    Also returns whether a smooth stretch was found at all.
+    """
+    count = exponents.shape[1]
+    column = xp.arange(count)[None, :]
+    relative, alone = _disagreement(parts, exponents, eps, xp)
+    good = relative <= _GOOD
+    none = good[:, :1] & False
+    beside = xp.concatenate([good[:, 1:], none], axis=1) | xp.concatenate(
+        [none, good[:, :-1]], axis=1
+    )
+    strong = good & (beside | (relative <= _GOOD**2))
+    best = xp.argmin(relative, axis=1)
+    start = xp.where(xp.any(strong, axis=1), xp.argmax(strong, axis=1), best)
+    smooth = _at(relative, start, xp) <= _DEPARTED
+    after = column > start[:, None]
+    departed = after & ((relative > _DEPARTED) | alone)
+    depart = _first(departed, count, xp)
+    length = _length_exponent(relative, exponents, depart, xp)
+    growth = _growth_exponent(parts, exponents, depart, xp)
+    top = xp.minimum(length, growth) + _HEADROOM
+    fallback = _variation_exponent(parts, exponents, xp)
+    return xp.where(smooth, xp.round(top).astype(exponents.dtype), fallback), smooth
+
+
+def _length_exponent(relative: Any, exponents: Any, depart: Any, xp: Any) -> Any:
+    """Read the length from the last smooth level: disagreement ≈ (h/length)²/6."""
+    count = exponents.shape[1]
+    previous = xp.clip(depart - 1, 0, None)
+    disagreement = xp.clip(_at(relative, previous, xp), np.finfo(relative.dtype).tiny, None)
+    here = _at(exponents, previous, xp).astype(relative.dtype)
+    there = _at(exponents, xp.clip(depart, None, count - 1), xp).astype(relative.dtype)
+    return xp.clip(here - 0.5 * xp.log2(6 * disagreement), here, there)
+
+
+def _growth_exponent(parts: Parts, exponents: Any, depart: Any, xp: Any) -> Any:
+    """Give the smallest step beyond which rounding of the growing |f| costs digits.
+
+    A second derivative from samples as large as F has rounding noise eps F/h²; where that
+    has reached its least value, larger steps gain nothing.
+    """
+    column = xp.arange(exponents.shape[1])[None, :]
+    tiny = np.finfo(parts.size.dtype).tiny
+    cost = xp.log2(xp.maximum(parts.size, tiny)) - 2 * exponents
+    usable = xp.isfinite(cost) & (column <= depart[:, None])
+    cost = xp.where(usable, cost, xp.inf)
+    least = xp.min(cost, axis=1)[:, None]
+    first = xp.argmax(cost <= least + 3, axis=1)
+    return _at(exponents, first, xp).astype(cost.dtype) + 2
+
+
+def _variation_exponent(parts: Parts, exponents: Any, xp: Any) -> Any:
+    """Fall back, where noise hides every smooth stretch, on the first clear variation."""
+    count = exponents.shape[1]
+    varied = abs(parts.odd) + abs(parts.even)
+    varied = xp.where(xp.isfinite(varied), varied, 0)
+    before = np.tri(count, k=-1, dtype=bool)[None]
+    lower = xp.max(xp.where(before, varied[:, None, :], 0), axis=2)
+    middle = _first(exponents[:, :] >= 0, count - 1, xp)
+    # 16 times everything below: a jump that noise, level at all steps, cannot make.
+    clear = (varied > 16 * lower) & (lower > 0)
+    level = _first(clear, count, xp)
+    level = xp.where(level < count, level, middle)
+    return _at(exponents, level, xp) + 6
+
+
+def kink(parts: Parts, exponents: Any, eps: float, xp: Any) -> Any:
+    """Tell where the slope jumps at the point itself, shape (P,).
+
+    The even part of a smooth function falls as h², noise not at all, a jump of the slope
+    as h. It must do so at three levels in a row, clear of rounding.
+    """
+    shift = exponents[:, 1:] - exponents[:, :-1]
+    low, high = abs(parts.even[:, :-1]), abs(parts.even[:, 1:])
+    expected = xp.ldexp(low, shift)
+    linear = (abs(high - expected) <= expected / 8) & (low > 64 * eps * parts.size[:, :-1])
+    return xp.any(linear[:, 1:] & linear[:, :-1], axis=1)

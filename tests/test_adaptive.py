@@ -1,0 +1,226 @@
+"""Derivatives with a bar: the bar contains the truth."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gradlab.derivatives import adaptive
+from gradlab.derivatives.adaptive import DerivativeStatus, Estimate
+
+CLOSED_FORMS = {
+    # name: (f, f', f'', points)
+    "exp": (jnp.exp, np.exp, np.exp, (-2.0, 0.0, 1e-12, 3.0)),
+    "log": (jnp.log, lambda x: 1 / x, lambda x: -1 / x**2, (1e-12, 1e-3, 2.0, 1e12)),
+    "sin 50x": (
+        lambda x: jnp.sin(50 * x),
+        lambda x: 50 * np.cos(50 * x),
+        lambda x: -2500 * np.sin(50 * x),
+        (0.3, 1.0, 2.5),
+    ),
+    "1/x": (lambda x: 1 / x, lambda x: -1 / x**2, lambda x: 2 / x**3, (1e-9, 0.1, 1e9)),
+    "cubic": (lambda x: x**3 - x, lambda x: 3 * x**2 - 1, lambda x: 6 * x, (-1.5, 0.0, 40.0)),
+}
+
+
+def covered(estimate, truth):
+    return abs(np.asarray(estimate.value) - truth) <= np.asarray(estimate.error)
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_bars_contain_the_closed_forms(name):
+    f, first, second, points = CLOSED_FORMS[name]
+    x = np.array(points)
+    one, two = (
+        Estimate(*parts)
+        for parts in zip(*adaptive.derivative(f, order=(1, 2))(jnp.asarray(x)), strict=True)
+    )
+    # The truth itself is rounded, and x is given to half a rounding.
+    slack = 4 * np.finfo(float).eps
+    for estimate, truth in ((one, first(x)), (two, second(x))):
+        error = abs(np.asarray(estimate.value) - truth)
+        assert np.all(error <= np.asarray(estimate.error) + slack * abs(truth))
+        assert np.all(error <= 1e-9 * abs(truth) + np.asarray(estimate.error))
+
+
+def test_the_first_derivative_has_twelve_digits_with_fifty_evaluations():
+    estimate = adaptive.derivative(jnp.tanh)(jnp.linspace(-2.0, 2.0, 21))
+    truth = 1 / np.cosh(np.linspace(-2.0, 2.0, 21)) ** 2
+    assert int(estimate.nfev[0]) <= 50
+    assert np.max(abs(np.asarray(estimate.value) - truth) / truth) < 1e-12
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_orders_one_to_four_come_from_one_set_of_samples(order):
+    calls = []
+
+    def f(x):
+        if not isinstance(x, jax.core.Tracer):  # asking whether JAX can trace it is free
+            calls.append(np.size(x))
+        return np.sin(x)
+
+    estimate = adaptive.derivative(f, order=(1, 2, 3, 4))(0.7)
+    truth = [np.cos(0.7), -np.sin(0.7), -np.cos(0.7), np.sin(0.7)][order - 1]
+    assert sum(calls) == int(estimate.nfev[0]) <= 100
+    assert abs(estimate.value[order - 1] - truth) <= estimate.error[order - 1] < 1e-7
+
+
+def test_numpy_functions_give_what_jax_functions_give():
+    x = np.array([0.2, 1.0, 5.0])
+    by_jax = adaptive.derivative(lambda x: x**3)(x)
+    by_numpy = adaptive.derivative(lambda x: np.asarray(x) ** 3)(x)
+    gap = abs(np.asarray(by_jax.value) - by_numpy.value)
+    assert np.all(gap <= by_numpy.error)
+
+
+def test_jit_and_vmap_give_what_a_plain_call_gives():
+    g = adaptive.derivative(jnp.sin)
+    x = jnp.array([0.1, 1.0, 3.0])
+    plain, jitted = g(x), jax.jit(g)(x)
+    mapped = jax.vmap(g)(x)
+    for other in (jitted, mapped):
+        assert np.all(abs(plain.value - other.value) <= np.minimum(plain.error, other.error))
+        assert np.array_equal(plain.status, other.status)
+
+
+def test_many_calls_trace_the_function_once_for_each_shape():
+    traces = []
+
+    def f(x):
+        traces.append(1)
+        return jnp.exp(x)
+
+    g = adaptive.derivative(f)
+    g(jnp.asarray(0.5))
+    before = len(traces)
+    for x in (0.1, 3.0, -7.0):
+        g(jnp.asarray(x))
+    # Whether f can be traced is asked at each call; nothing is compiled again.
+    assert len(traces) - before <= 2 * 3
+
+
+def test_gradient_keeps_the_structure_and_counts_its_evaluations():
+    calls = []
+
+    def f(p):
+        calls.append(1)
+        return np.sum(np.asarray(p["w"]) ** 2) + np.exp(np.asarray(p["b"]))
+
+    params = {"w": np.array([1.0, -2.0, 1e-6]), "b": np.asarray(0.3)}
+    estimate = adaptive.grad(f)(params)
+    assert estimate.value["w"].shape == (3,)
+    assert np.all(
+        abs(estimate.value["w"] - 2 * params["w"]) <= estimate.error["w"] + 1e-15
+    )
+    assert abs(estimate.value["b"] - np.exp(0.3)) <= estimate.error["b"]
+    # One more call tells the output's shape, one tries to trace it.
+    assert int(estimate.nfev) <= len(calls) <= int(estimate.nfev) + 2
+    assert int(estimate.nfev) <= 4 * 35
+
+
+def test_hessian_matches_jax():
+    def f(x):
+        return x[0] ** 2 * x[1] + jnp.sin(x[2] * x[0]) + jnp.exp(-x[1])
+
+    x = jnp.array([1.0, 3.0, 2.0])
+    estimate = adaptive.hessian(f)(x)
+    error = abs(estimate.value - jax.hessian(f)(x))
+    assert np.all(error <= estimate.error + 1e-14)
+    assert np.max(error) < 1e-7
+
+
+def test_jacobian_matches_jax():
+    def f(x):
+        return {"a": jnp.sin(x) * x[0], "b": jnp.sum(x**2)}
+
+    x = jnp.array([0.5, 3.0, 2.0])
+    estimate = adaptive.jacobian(f)(x)
+    exact = jax.jacobian(f)(x)
+    for key in ("a", "b"):
+        error = abs(estimate.value[key] - exact[key])
+        assert np.all(error <= estimate.error[key] + 1e-14)
+        assert np.max(error) < 1e-8
+
+
+def test_a_kink_is_named_and_its_bar_reaches_both_slopes():
+    estimate = adaptive.derivative(lambda x: jnp.abs(x) + 2 * x)(jnp.asarray(0.0))
+    assert int(estimate.status) == DerivativeStatus.NOT_DIFFERENTIABLE
+    assert not estimate.ok
+    assert abs(estimate.value - 3) <= estimate.error
+    assert abs(estimate.value - 1) <= estimate.error
+    assert "slope jumps" in estimate.message
+
+
+@pytest.mark.parametrize("side", [1, -1])
+def test_one_sided_derivatives_stay_on_their_side(side):
+    def f(x):
+        return jnp.where(side * (x - 0.3) >= 0, jnp.exp(x), jnp.nan)
+
+    estimate = adaptive.derivative(f, side=side)(jnp.asarray(0.3))
+    assert abs(estimate.value - np.exp(0.3)) <= estimate.error < 1e-9
+    detected = adaptive.derivative(f)(jnp.asarray(0.3))
+    assert int(detected.status) == DerivativeStatus.ONE_SIDED
+    assert abs(detected.value - np.exp(0.3)) <= detected.error < 1e-9
+
+
+def test_float32_functions_get_float32_bars():
+    estimate = adaptive.derivative(jnp.sin)(jnp.linspace(0.1, 3.0, 9, dtype=jnp.float32))
+    assert estimate.value.dtype == jnp.float32
+    assert np.all(covered(estimate, np.cos(np.linspace(0.1, 3.0, 9, dtype=np.float32))))
+    assert np.max(estimate.error) < 3e-5
+
+
+def test_a_float32_loss_of_float64_input_is_measured_as_float32():
+    def f(x):
+        return jnp.sin(x.astype(jnp.float32))
+
+    estimate = adaptive.derivative(f)(jnp.asarray(1.0))
+    assert abs(estimate.value - np.cos(1.0)) <= estimate.error
+    assert 1e-10 < estimate.error < 1e-4
+
+
+@pytest.mark.parametrize("factor", [1e9, 1e-9])
+def test_scaling_the_function_scales_value_and_bar(factor):
+    x = jnp.array([0.3, 2.0])
+    plain = adaptive.derivative(jnp.exp)(x)
+    scaled = adaptive.derivative(lambda x: factor * jnp.exp(x))(x)
+    assert np.all(abs(scaled.value - factor * plain.value) <= 2 * factor * plain.error)
+    ratio = np.asarray(scaled.error / (factor * plain.error))
+    assert np.all((ratio > 0.05) & (ratio < 20))
+
+
+@pytest.mark.parametrize("length", [1e-9, 1e9])
+def test_the_step_follows_the_functions_own_length(length):
+    x = jnp.asarray(0.7 * length)
+    estimate = adaptive.derivative(lambda x: jnp.sin(x / length))(x)
+    truth = np.cos(0.7) / length
+    assert abs(estimate.value - truth) <= estimate.error < 1e-11 / length
+
+
+def test_bad_arguments_are_named():
+    for order in (0, -1, True, (), (1, 9)):
+        with pytest.raises(ValueError, match="`order` must"):
+            adaptive.derivative(jnp.sin, order=order)
+    with pytest.raises(ValueError, match="`max_nfev` must be at least"):
+        adaptive.derivative(jnp.sin, max_nfev=5)
+    with pytest.raises(ValueError, match="`side` must be -1, 0 or 1, got 2"):
+        adaptive.derivative(jnp.sin, side=2)
+    with pytest.raises(ValueError, match="`noise` must be"):
+        adaptive.derivative(jnp.sin, noise=-1.0)
+    with pytest.raises(TypeError, match="floating"):
+        adaptive.derivative(jnp.sin)(jnp.array([1, 2]))
+    with pytest.raises(TypeError, match="must return a scalar"):
+        adaptive.derivative(lambda x: jnp.array([x, x]))(1.0)
+
+
+def test_a_numpy_function_inside_jit_says_what_to_do():
+    g = adaptive.derivative(lambda x: np.sin(x))
+    with pytest.raises(TypeError, match="not made of JAX operations"):
+        jax.jit(g)(1.0)
+
+
+def test_a_nonfinite_value_is_a_status():
+    estimate = adaptive.derivative(jnp.log)(jnp.array([-1.0, 1.0]))
+    assert int(estimate.status[0]) == DerivativeStatus.NONFINITE
+    assert np.isinf(estimate.error[0])
+    assert np.isclose(estimate.value[1], 1.0)
