@@ -11,7 +11,17 @@ Residuals = Inexact[AnyArray, " m"]
 Value = Inexact[AnyArray | np.inexact, ""]
 Features = Inexact[AnyArray, "N d"]
 Targets = Inexact[AnyArray, " N"]
+Predictors = Inexact[AnyArray, " N"] | Inexact[AnyArray, "N d"]
 Labels = Int[AnyArray, " N"]
 Number = Inexact[AnyArray | np.inexact, ""]
 
-__all__ = ["Features", "Labels", "Number", "Point", "Residuals", "Targets", "Value"]
+__all__ = [
+    "Features",
+    "Labels",
+    "Number",
+    "Point",
+    "Predictors",
+    "Residuals",
+    "Targets",
+    "Value",
+]
