@@ -20,6 +20,7 @@ from gradlab.derivatives._leaves import (
     Layout,
     eps_of,
     flatten,
+    is_complex,
     select_arguments,
 )
 from gradlab.derivatives._stencils import Stencil
@@ -220,7 +221,8 @@ def complex_hessian(problem: Problem, out_eps: float) -> Array:
 
 def columns(layout: Layout, out: Any, rows: Array) -> PyTree:
     """Turn derivatives along the axes, shape (n, *out), into leaves of shape out + leaf."""
-    last = jnp.moveaxis(rows, 0, -1).astype(out.dtype)
+    dtype = out.dtype if is_complex(rows.dtype) else jnp.finfo(out.dtype).dtype
+    last = jnp.moveaxis(rows, 0, -1).astype(dtype)
     pieces = [
         last[..., cut].reshape(out.shape + shape)
         for cut, shape in zip(layout.slices, layout.shapes, strict=True)

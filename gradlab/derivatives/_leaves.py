@@ -27,6 +27,7 @@ __all__ = [
     "eps_of",
     "flatten",
     "is_complex",
+    "same_structure",
     "select_arguments",
 ]
 
@@ -135,6 +136,12 @@ def check_scalar(out: Any, *, holomorphic: bool = False, hint: str = "`jacobian`
     kind = jnp.complexfloating if holomorphic else jnp.floating
     if not jnp.issubdtype(out.dtype, kind):
         raise TypeError(_wrong_kind(out.dtype, holomorphic))
+
+
+def same_structure(a: PyTree, b: PyTree) -> bool:
+    """Whether two pytrees have the same structure."""
+    left: Any = jax.tree.structure(a)
+    return bool(left == jax.tree.structure(b))
 
 
 def eps_of(dtype: Any) -> float:

@@ -110,20 +110,20 @@ class Evaluator:
         """Evaluate the recipe."""
         static, arrays = Static.split((args, kwargs))
         traced = any(isinstance(a, jax.core.Tracer) for a in arrays)
-        if traced or not self.memory.get("python"):
+        if traced or "python" not in self.memory:
             try:
                 return self._compiled(static, arrays, step)
             except Exception as error:
                 if not needs_numbers(error):
                     raise
+                self.memory["python"] = inside_a_transformation(error)
                 if traced:
-                    raise TypeError(inside_a_transformation(error)) from error
-                self.memory["python"] = True
+                    raise TypeError(self.memory["python"]) from error
         args, kwargs = static.join([_to_numpy(a) for a in arrays])
         try:
             return self.recipe(Concrete(self.f, self.memory), step, args, kwargs)
         except _UNTRACEABLE as error:  # f closes over a traced value
-            raise TypeError(inside_a_transformation(error)) from error
+            raise TypeError(self.memory["python"]) from error
 
 
 def needs_numbers(error: Exception) -> bool:

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-def weights(offsets: Sequence[float] | np.ndarray, order: int = 1) -> np.ndarray:
+def weights(offsets: Sequence[float | int] | np.ndarray, order: int = 1) -> np.ndarray:
     r"""Weights of the finite-difference formula on given offsets.
 
     The k weights $w_j$ with $f^{(m)}(x) \approx h^{-m} \sum_j w_j f(x + o_j h)$, exact for
@@ -142,6 +142,9 @@ def power_of_two(x: Array) -> Array:
 
 
 _EXPONENT_BITS = {"float32": 8, "float64": 11}
+# In units of the smallest normal number: room for the weights, which reach down to 1/1000 in
+# the formulas in use, before a product is flushed to zero.
+_SMALLEST_STEP = 1024.0
 
 
 def natural_steps(
@@ -156,10 +159,10 @@ def natural_steps(
     of zeros gets the scale 1.
     """
 
-    def leaf_steps(dtype: Any, piece: Array) -> Array:
+    def leaf_steps(dtype: Any, piece: AnyArray) -> Array:
         eps = max(eps_of(dtype), out_eps)
         h = power_of_two(relative_step(eps, order, accuracy) * leaf_scale(piece, eps))
-        return jnp.maximum(h, jnp.finfo(h.dtype).smallest_normal)  # 0 would be no step
+        return jnp.maximum(h, _SMALLEST_STEP * float(jnp.finfo(h.dtype).smallest_normal))
 
     return layout.map_leaves(leaf_steps, x)
 
@@ -173,7 +176,7 @@ def leaf_scale(piece: AnyArray, eps: float) -> Array:
     return jnp.where(usable > 0, usable, jnp.ones_like(usable))
 
 
-def relative_length(layout: Layout, x: Array, v: Array) -> Array:
+def relative_length(layout: Layout, x: AnyArray, v: AnyArray) -> Array:
     """Return the length of the flat v in units of the sizes of the flat x.
 
     It is the mean of |v_i| / (scale of x_i) over the entries that move: entries of very
@@ -193,5 +196,5 @@ def round_to(x: AnyArray, dtype: Any) -> Array:
     """
     info = jnp.finfo(dtype)
     if is_complex(x.dtype) or info.bits >= jnp.finfo(x.dtype).bits:
-        return x
+        return jnp.asarray(x)
     return jax.lax.reduce_precision(x, info.nexp, info.nmant)

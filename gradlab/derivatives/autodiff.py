@@ -16,6 +16,7 @@ from gradlab.derivatives._leaves import (
     check_scalar,
     eps_of,
     flatten,
+    same_structure,
     select_arguments,
 )
 from gradlab.derivatives._numpy import inside_a_transformation, needs_numbers
@@ -237,7 +238,7 @@ def _checked(f: Loss, x: Params, args: tuple[Any, ...]) -> Params:
 
 def _as_tangent(v: Params, x: Params) -> Params:
     """Return v in the shapes and dtypes of x."""
-    if jax.tree.structure(v) != jax.tree.structure(x):
+    if not same_structure(v, x):
         raise ValueError(
             f"`v` must have the structure of `x`, {jax.tree.structure(x)}, got "
             f"{jax.tree.structure(v)}."

@@ -32,6 +32,7 @@ from gradlab.derivatives._leaves import (
     check_scalar,
     eps_of,
     is_complex,
+    same_structure,
     select_arguments,
 )
 from gradlab.derivatives._numpy import Evaluator
@@ -361,9 +362,9 @@ def _match_step(step: Any, params: Params) -> Any:
     """Return `step` as a pytree like `params`, or None."""
     if step is None:
         return None
-    if jax.tree.structure(step) == jax.tree.structure(0.0):
+    if same_structure(step, 0.0):
         return jax.tree.map(lambda _: step, params)
-    if jax.tree.structure(step) != jax.tree.structure(params):
+    if not same_structure(step, params):
         raise ValueError(
             "`step` must be one number or a pytree like the parameters: got "
             f"{jax.tree.structure(step)} for {jax.tree.structure(params)}."

@@ -192,7 +192,7 @@ def _refuse(primals: Any, tangents: Any) -> Any:
 def _along_args(function: Callable[..., Any], args: Any, dargs: Any) -> Any:
     """Differentiate a function of the other arguments, by autodiff."""
     leaves, treedef = jax.tree.flatten(args)
-    tangents = treedef.flatten_up_to(dargs)
+    tangents = jax.tree.leaves(dargs, is_leaf=_is_symbolic)
     moving = [i for i, t in enumerate(tangents) if not _is_symbolic(t)]
 
     def of_moving(*values: Any) -> Any:
