@@ -75,6 +75,7 @@ def _noise(samples: list[Samples], size: Any, eps: float, given: Any, xp: Any) -
     wrong = (level > _NOISE_SHARE * variation) & (level > _NOISE_SIZE * largest)
     floor = 0.5 * eps * largest
     level = xp.maximum(xp.maximum(level, floor), given[:, None])
+    level = xp.maximum(level, _quantum(samples, xp))
     return level, wrong, misfit, variation, largest
 
 
@@ -99,6 +100,7 @@ def choose(
     noise, wrong, misfit, variation, largest = _noise(samples, size, eps, given, xp)
     usable = ~xp.any(~finite[:, None, :] & xp.asarray(table.used)[None], axis=2)
     usable = usable & (table.below.sum(axis=1) >= 2)[None]
+    swing = sum(abs(values) for _, values in samples)
     result = {}
     for sample in samples:
         for order, weights in sample.table.weights.items():
@@ -114,10 +116,10 @@ def choose(
             )
             lower = xp.max(misfit / (nodes**order)[None, None], axis=2)
             extra = xp.where(wrong, lower, 0)
-            hidden = _hidden(sample, truncation, noise, variation, largest, order, nodes, xp)
-            error = truncation + noisy + extra + hidden
+            error = truncation + noisy + extra
             ok = usable & xp.asarray(sample.table.has_order[order])[None]
             error = xp.where(ok & xp.isfinite(error), error, xp.inf)
+            error = error + _hidden(sample, swing, error, truncation, noise, order, nodes, xp)
             result[order] = _pick(
                 xp.argmin(error, axis=1)[:, None],
                 table,
@@ -160,33 +162,68 @@ def _truncation(estimates: Any, table: Table, order: int, xp: Any) -> Any:
 
 def _hidden(
     sample: Samples,
+    swing: Any,
+    error: Any,
     truncation: Any,
     noise: Any,
-    variation: Any,
-    largest: Any,
     order: int,
     nodes: Any,
     xp: Any,
 ) -> Any:
-    """Noise that shows only above the run, as the jumps of an iterative solver do.
+    """Noise that shows only above a run, as the jumps of an iterative solver do.
 
-    A truncation error grows from one rung to the next by a known factor. A polynomial that
-    misses the next rung by far more, and yet by little beside the variation of the
-    function, has met a jump; its size over the step is what the derivative may lack.
+    A truncation error shows on the next rung magnified by a known factor. Where the
+    polynomial that should predict it best misses a rung by far more, and yet by little
+    beside the variation of the function, there is a jump; its size over the step is what every derivative taken
+    below it may lack.
     """
-    table = sample.table
-    above = table.above
-    has = above.any(axis=1)
-    index = np.argmax(above, axis=1)
-    rows = xp.asarray(table.predict[np.arange(len(index)), index], dtype=nodes.dtype)
-    missed = abs(sample.values @ rows.T - sample.values[:, index])
+    table, values = sample.table, sample.values
+    has = table.above.any(axis=1)
+    index = np.where(has, np.argmax(table.above, axis=1), 0)
+    rows = table.predict[np.arange(len(index)), index]
+    gain = xp.asarray(1 + np.sqrt((rows**2).sum(axis=1)), dtype=nodes.dtype)
+    missed = abs(values @ xp.asarray(rows, dtype=nodes.dtype).T - values[:, index])
+    reach = xp.asarray(table.growth[order], dtype=nodes.dtype)
+    explained = _EXPLAINED * (truncation * reach[None] + noise * gain[None])
+    jump = (missed > explained) & (missed < _NOISE_SHARE * swing[:, index])
+    size = xp.where(jump, missed, 0)
+    # The candidate that should predict a rung best speaks for it.
+    groups, known = _by_rung(table)
+    bound = xp.where(xp.isfinite(error), explained, xp.inf)[:, groups]
+    best = xp.argmin(xp.where(known[None], bound, xp.inf), axis=2)[:, :, None]
+    heard = xp.take_along_axis(size[:, groups], best, axis=2)[:, :, 0]
+    heard = xp.where(known.any(axis=1)[None], heard, 0)
     start = np.argmax(table.used, axis=1)
-    top = nodes[start]
-    gain = xp.asarray(
-        np.sqrt((table.predict[np.arange(len(index)), index] ** 2).sum(axis=1)),
-        dtype=nodes.dtype,
-    )
-    explained = truncation * (top**order * xp.asarray(table.growth, dtype=nodes.dtype))[None]
-    explained = _EXPLAINED * (explained + noise * (1 + gain)[None])
-    jump = (missed > explained) & (missed < _NOISE_SHARE * variation) & has[None]
-    return xp.where(jump, missed / (nodes[index] ** order)[None], 0)
+    higher = np.arange(len(table.nodes))[None, :] < start[:, None]
+    slope = heard / (nodes**order)[None]
+    beyond = xp.max(xp.where(higher[None], slope[:, None, :], 0), axis=2)
+    inside = xp.max(xp.where(table.used[None], heard[:, None, :], 0), axis=2)
+    norm = np.sqrt((table.weights[order] ** 2).sum(axis=1))
+    return beyond + _NOISE_WIDTH * inside * xp.asarray(norm, dtype=nodes.dtype)[None]
+
+
+def _by_rung(table: Table) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the candidates whose run ends just below each rung, padded, and a mask."""
+    usable = table.above & (table.below.sum(axis=1) >= 2)[:, None]
+    lists = [np.flatnonzero(column) for column in usable.T]
+    width = max(1, *(len(found) for found in lists))
+    groups = np.zeros((len(lists), width), int)
+    known = np.zeros((len(lists), width), bool)
+    for j, found in enumerate(lists):
+        groups[j, : len(found)], known[j, : len(found)] = found, True
+    return groups, known
+
+
+def _quantum(samples: list[Samples], xp: Any) -> Any:
+    """Noise level of a function that is constant on small steps, shape (P,).
+
+    Its even part is exactly zero on the lowest rungs and then rises to half a quantum at
+    once. Smooth functions do so at their last rounding, which does no harm.
+    """
+    values = samples[-1].values
+    even = abs(values)
+    still = even[:, -1:] == 0
+    least = xp.min(xp.where(even > 0, even, xp.inf), axis=1)[:, None]
+    variation = xp.max(xp.maximum(even, abs(samples[0].values)), axis=1)[:, None]
+    quantised = still & (least < _NOISE_SHARE * variation)
+    return xp.where(quantised, 0.6 * least, 0)

@@ -150,7 +150,7 @@ def run_with_ladder(
         plan, _flat(first, xp), flat_center, xp.repeat(exponents, outputs, axis=0), eps, xp
     )
     constant = ~xp.any(abs(_flat(first, xp) - flat_center[:, None]) > 0, axis=1)
-    top, side = _shared(top, constant, side, outputs, x.dtype, xp)
+    top, side = _shared(top, constant, side, outputs, x, xp)
     second = evaluate(_ladder_points(plan, x, top, side, xp)).astype(work)
     half = plan.rungs
     parts = _scan.split(
@@ -226,22 +226,28 @@ def _read_scan(
     for sign, mine, other, reach, good in zip(
         (1, -1), (right, left), (left, right), reaches, clear, strict=True
     ):
-        cut = xp.any(~xp.isfinite(other) & xp.isfinite(mine) & (exponents <= reach[:, None]), 1)
+        # Only where the other side ends is what limits the central ladder.
+        near = exponents <= (top + 1 + exponents[:, 1] - exponents[:, 0])[:, None]
+        ends = ~xp.isfinite(other) & xp.isfinite(mine)
+        cut = xp.any(ends & near, axis=1)
         hopeless = ~xp.any(xp.isfinite(views[0].odd), axis=1)
         longer = good & (~smooth | (reach > top + _ONE_SIDED_GAIN))
-        better = cut & (longer | hopeless) & (side == 0)
+        better = ((cut & longer) | (xp.any(ends, axis=1) & hopeless)) & (side == 0)
         top, side = xp.where(better, reach, top), xp.where(better, sign, side)
         smooth = smooth | better
     return top, smooth, kinked & (side == 0), side
 
 
-def _shared(top: Any, constant: Any, side: Any, outputs: int, dtype: Any, xp: Any) -> Any:
+def _shared(top: Any, constant: Any, side: Any, outputs: int, x: Any, xp: Any) -> Any:
     """Give all outputs of a row one ladder: the one of the shortest length, or near it.
 
-    Outputs that this coordinate does not move have no length and no say.
+    Outputs that this coordinate does not move have no length and no say. The lowest rung
+    must still move x.
     """
-    info = np.finfo(dtype)
-    top = xp.clip(top, int(info.minexp) + _OCTAVES + 4, int(info.maxexp) - 3)
+    info = np.finfo(x.dtype)
+    rounding = xp.where(x == 0, int(info.minexp), xp.frexp(x)[1] - 1 - info.nmant)
+    lowest = xp.repeat(xp.maximum(rounding, int(info.minexp) + 4) + _OCTAVES, outputs)
+    top = xp.clip(top, lowest, int(info.maxexp) - 3)
     top, constant = top.reshape(-1, outputs), constant.reshape(-1, outputs)
     still = xp.all(constant, axis=1)
     low = xp.min(xp.where(constant & ~still[:, None], int(info.maxexp), top), axis=1)

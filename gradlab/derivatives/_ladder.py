@@ -43,8 +43,9 @@ class Table(NamedTuple):
         above: The next rung above its run, shape (C, J).
         neighbours: Candidates to compare with, shape (C, 2); -1 where there is none.
         terms: Number of terms, shape (C,).
-        growth: Factor by which a truncation error grows from the top of the run to the
-            next rung above, shape (C,).
+        growth: For each order, how far a polynomial misses the rung above for each unit
+            that its derivative is off, when the next term of the series is to blame,
+            shape (C,).
         nodes: Steps in units of the top rung, shape (J,).
     """
 
@@ -56,7 +57,7 @@ class Table(NamedTuple):
     above: np.ndarray
     neighbours: np.ndarray
     terms: np.ndarray
-    growth: np.ndarray
+    growth: dict[int, np.ndarray]
     nodes: np.ndarray
 
 
@@ -140,7 +141,7 @@ def table(
     predict = np.zeros((*shape, count))
     used, below, above = (np.zeros(shape, bool) for _ in range(3))
     neighbours = np.full((shape[0], 2), -1)
-    growth = np.ones(shape[0])
+    growth = {o: np.ones(shape[0]) for o in mine}
     for c, (start, size, t) in enumerate(candidates):
         run = slice(start, start + size)
         powers = first + stride * np.arange(t)
@@ -154,9 +155,14 @@ def table(
         below[c, start + size :] = True
         if start:
             above[c, start - 1] = True
-            growth[c] = (u[start - 1] / u[start]) ** (first + stride * t)
         for j in np.flatnonzero(below[c] | above[c]):
             predict[c, j, run] = (u[j] / u[start]) ** powers @ rows
+        if start:
+            missing = u ** (first + stride * t)
+            miss = abs(predict[c, start - 1] @ missing - missing[start - 1])
+            for o in mine:
+                off = abs(weights[o][c] @ missing)
+                growth[o][c] = miss / off if off > 0 else 1.0
         for k, key in enumerate(((start + 1, size, t), (start + 1, size + 1, t + 1))):
             neighbours[c, k] = index.get(key, -1)
     return Table(

@@ -17,6 +17,10 @@ __all__ = ["Parts", "choose_top", "kink", "levels", "one_sided_parts", "split"]
 # Below this disagreement two levels are seen as one smooth function, above the second as
 # two: a step of an eighth, and of about two thirds, of the length of sin.
 _GOOD, _DEPARTED = 2.0**-6, 2.0**-4
+# A smallest disagreement above this is noise.
+_NOISY = 2.0**-12
+# Octaves added to a length of which noise leaves only a lower bound: half a scan's gap.
+_UNKNOWN_LENGTH = 4
 # The highest rung is this many octaves above the estimated length.
 _HEADROOM = 1
 # Exponents searched: below |x| as far as its own roundings, and around 1.
@@ -92,11 +96,13 @@ def _disagreement(parts: Parts, exponents: Any, eps: float, xp: Any) -> tuple[An
     both = off_odd + off_even
     relative = xp.where(total > 0, both / xp.where(total > 0, total, 1), xp.inf)
     # A part that is small beside the other can leave the ladder unseen: judge it alone,
-    # where it stands clear of the rounding of the larger one.
+    # where it stands clear of rounding and agreed with itself one level below.
     clear = 2.0**10 * eps * parts.size[:, :-1]
-    alone = ((off_odd > abs(odd) / 4) & (off_odd > clear)) | (
-        (off_even > abs(even) / 4) & (off_even > clear)
-    )
+    alone = both < 0  # nowhere yet
+    for off, part in ((off_odd, odd), (off_even, even)):
+        agreed = (off <= abs(part) / 4) & (part != 0)
+        agreed = xp.concatenate([agreed[:, :1] & False, agreed[:, :-1]], axis=1)
+        alone = alone | ((off > abs(part) / 4) & (off > clear) & agreed)
     bad = ~(xp.isfinite(relative))
     pad = xp.full_like(relative[:, :1], xp.inf)
     relative = xp.concatenate([pad, xp.where(bad, xp.inf, relative)], axis=1)
@@ -132,13 +138,20 @@ def choose_top(parts: Parts, exponents: Any, eps: float, xp: Any) -> tuple[Any, 
 
 
 def _length_exponent(relative: Any, exponents: Any, depart: Any, xp: Any) -> Any:
-    """Read the length from the last smooth level: disagreement ≈ (h/length)²/6."""
+    """Read the length from the last smooth level: disagreement ≈ (h/length)²/6.
+
+    Where that disagreement is large and yet smaller than the one before, it is noise, and
+    the length lies anywhere between what it reads and the next level.
+    """
     count = exponents.shape[1]
     previous = xp.clip(depart - 1, 0, None)
     disagreement = xp.clip(_at(relative, previous, xp), np.finfo(relative.dtype).tiny, None)
+    before = _at(relative, xp.clip(previous - 1, 0, None), xp)
     here = _at(exponents, previous, xp).astype(relative.dtype)
     there = _at(exponents, xp.clip(depart, None, count - 1), xp).astype(relative.dtype)
-    return xp.clip(here - 0.5 * xp.log2(6 * disagreement), here, there)
+    read = xp.clip(here - 0.5 * xp.log2(6 * disagreement), here, there)
+    noisy = (disagreement > _NOISY) & (disagreement < before)
+    return xp.where(noisy, xp.minimum(there, read + _UNKNOWN_LENGTH), read)
 
 
 def _growth_exponent(parts: Parts, exponents: Any, depart: Any, xp: Any) -> Any:
@@ -152,9 +165,11 @@ def _growth_exponent(parts: Parts, exponents: Any, depart: Any, xp: Any) -> Any:
     cost = xp.log2(xp.maximum(parts.size, tiny)) - 2 * exponents
     usable = xp.isfinite(cost) & (column <= depart[:, None])
     cost = xp.where(usable, cost, xp.inf)
-    least = xp.min(cost, axis=1)[:, None]
-    first = xp.argmax(cost <= least + 3, axis=1)
-    return _at(exponents, first, xp).astype(cost.dtype) + 2
+    cheap = cost <= xp.min(cost, axis=1)[:, None] + 3
+    first = xp.argmax(cheap, axis=1)
+    limit = _at(exponents, first, xp).astype(cost.dtype) + 2
+    # Cheap from the first usable step on: f grows from zero, and no step costs digits.
+    return xp.where(first == xp.argmax(usable, axis=1), xp.inf, limit)
 
 
 def _variation_exponent(parts: Parts, exponents: Any, xp: Any) -> Any:
@@ -176,10 +191,15 @@ def kink(parts: Parts, exponents: Any, eps: float, xp: Any) -> Any:
     """Tell where the slope jumps at the point itself, shape (P,).
 
     The even part of a smooth function falls as h², noise not at all, a jump of the slope
-    as h. It must do so at three levels in a row, clear of rounding.
+    as h: at three levels in a row, and at all below that stand clear of rounding.
     """
     shift = exponents[:, 1:] - exponents[:, :-1]
     low, high = abs(parts.even[:, :-1]), abs(parts.even[:, 1:])
     expected = xp.ldexp(low, shift)
-    linear = (abs(high - expected) <= expected / 8) & (low > 64 * eps * parts.size[:, :-1])
-    return xp.any(linear[:, 1:] & linear[:, :-1], axis=1)
+    clear = low > 64 * eps * parts.size[:, :-1]
+    linear = abs(high - expected) <= expected / 8
+    # The lowest clear pair and the next one.
+    first = xp.argmax(clear, axis=1)
+    second = xp.clip(first + 1, None, clear.shape[1] - 1)
+    both = clear & linear
+    return _at(both, first, xp) & _at(both, second, xp) & (second > first)
