@@ -121,7 +121,7 @@ def compare(
         >>> problem = gl.problems.get("rosenbrock")
         >>> comparison = gl.compare(problem, ["newton", "newton_cg"])
         >>> for row in comparison.table:
-        ...     print(row["method"], row["status"], f"{row['loss']:.0e}" < "1e-15")
+        ...     print(row["method"], row["status"], row["loss"] < 1e-12)
         newton CONVERGED_GRADIENT True
         newton_cg CONVERGED_GRADIENT True
     """

@@ -78,7 +78,7 @@ def tune(
         tried = np.concatenate([tried, batch])
         histories, ends, costs = (np.concatenate(parts) for parts in zip(*results, strict=True))
         best = _best(histories, ends)
-        following = _next_batch(tried, histories[0, 0], ends, best)
+        following = _next_batch(tried, float(histories[0, 0]), ends, best)
         if following is None:
             break
         batch = following
@@ -142,7 +142,8 @@ def _next_batch(
     if best is None:
         # Steps too small to change the loss ask for larger rates, anything else for smaller.
         top = ends[np.argmax(tried)]
-        upwards = bool(np.isfinite(top) and abs(top - start) <= 1e-12 * abs(start))
+        rounding = 10 * float(np.finfo(ends.dtype).eps) * abs(start)
+        upwards = bool(np.isfinite(top) and abs(top - start) <= rounding)
     elif tried[best] in (largest, smallest):
         upwards = bool(tried[best] == largest)
     else:

@@ -14,7 +14,7 @@ from gradlab.plots._style import Axes, axes_for, draw_level, looks, plain, title
 
 __all__ = ["plot_learning_rates"]
 
-_LEAST = 1e-16  # of the start's gap: the rounding of float64; nothing below is drawn
+_LEAST = 1e-16  # of the start's gap: what float64 can still tell from the reference
 _ROW = 0.05  # height of a row of crosses, as a share of the decades below it
 _SMALLEST_ROW = 1.3  # the same as a factor, where there are hardly any
 
@@ -47,7 +47,9 @@ def plot_learning_rates(runs: Comparison | Sequence[Sweep], *, ax: Axes | None =
     least, name = _reference(runs, sweeps, problems[0])
     methods = runs.methods if isinstance(runs, Comparison) else ()
     look = looks(list(dict.fromkeys([*methods, *(sweep.method for sweep in sweeps)])))
-    left = [np.clip((s.losses - least) / (s.start_loss - least), _LEAST, None) for s in sweeps]
+    left = [(s.losses - least) / (s.start_loss - least) for s in sweeps]
+    floor = _floor(np.concatenate(left))
+    left = [np.maximum(y, floor) for y in left]
     good = [
         float(np.min(y[~s.diverged], initial=1.0)) for y, s in zip(left, sweeps, strict=True)
     ]
@@ -63,6 +65,8 @@ def plot_learning_rates(runs: Comparison | Sequence[Sweep], *, ax: Axes | None =
     if any(sweep.diverged.any() for sweep in sweeps):
         write_note(ax, "× diverged, or no better than the start", top, below=True)
     draw_level(ax, 1.0, "")
+    if any(np.any(y == floor) for y in left):
+        draw_level(ax, floor, name)
     ax.set_xlabel("learning rate")
     ax.set_ylabel(f"loss after {max(s.steps for s in sweeps)} steps\n1 = start, 0 = {name}")
     title(ax, problems[0])
@@ -78,6 +82,12 @@ def _reference(runs: Any, sweeps: Sequence[Sweep], problem: str) -> tuple[float,
             return float(runs.minima[problem]), "minimum"
         seen.append(runs.best_loss(problem))
     return float(np.nanmin(seen)), "best seen"
+
+
+def _floor(left: np.ndarray) -> float:
+    """Return the height at which what is left counts as nothing: a decade below the rest."""
+    rest = left[np.isfinite(left) & (left > _LEAST)]
+    return max(_LEAST, 10.0 ** (np.floor(np.log10(rest.min(initial=1.0))) - 1.0))
 
 
 def _draw(ax: Axes, sweep: Sweep, left: np.ndarray, row: float, style: dict[str, Any]) -> Any:
