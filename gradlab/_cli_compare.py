@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import ast
-from collections.abc import Sequence
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gradlab import _cli_names, runs
@@ -28,7 +30,7 @@ def run(arguments: Sequence[str]) -> int | None:
         comparison = _measure(options)
         print(comparison.table)
         folder.save(comparison)
-        _draw(folder, comparison)
+        folder.save_figures(_draw(comparison))
         print(f"\nThe figures, history.csv and summary.json are in {folder.folder}")
     return None
 
@@ -85,11 +87,12 @@ def _measure(options: argparse.Namespace) -> Any:
     import gradlab as gl
 
     parts = []
-    for name, settings in options.problem:
+    for label, name, settings in options.problem:
         try:
             problem = gl.problems.get(name, **settings)
         except (TypeError, ValueError) as error:
             raise runs.UsageError(str(error)) from error
+        problem = dataclasses.replace(problem, name=label)
         parts.append(
             gl.compare(
                 problem,
@@ -104,16 +107,28 @@ def _measure(options: argparse.Namespace) -> Any:
     return gl.Comparison.merge(parts)
 
 
-def _draw(folder: runs.RunFolder, comparison: Any) -> None:
-    """Draw loss against steps, cost and time into the run's folder."""
+def _draw(comparison: Any) -> dict[str, Any]:
+    """Draw loss against steps, cost and time, a figure a problem and measure."""
     import gradlab as gl
 
-    for x in ("steps", "cost", "time"):
-        folder.save_figure(gl.plot_convergence(comparison, x=x), f"loss-{x}")
+    measures = ("steps", "cost", "time")
+    several = len(comparison.problems) > 1
+    return {
+        f"{_file_name(name) + '-' if several else ''}gap-{x}": gl.plot_convergence(
+            comparison.select(problem=name), x=x
+        ).figure
+        for name in comparison.problems
+        for x in measures
+    }
 
 
-def _problem(text: str) -> tuple[str, dict[str, Any]]:
-    """Read `name:option=value:option=value`."""
+def _file_name(label: str) -> str:
+    """Return a label with every character a file name should not have as a dash."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", label)
+
+
+def _problem(text: str) -> tuple[str, str, dict[str, Any]]:
+    """Read `name:option=value:option=value` as its label, its name and its options."""
     name, *settings = text.split(":")
     known = _cli_names.problems()
     if name not in known:
@@ -128,7 +143,7 @@ def _problem(text: str) -> tuple[str, dict[str, Any]]:
         if not equals:
             raise argparse.ArgumentTypeError(f"write {name}:{option}=VALUE, got {setting!r}.")
         values[option] = _value(value)
-    return name, values
+    return text, name, values
 
 
 def _value(text: str) -> Any:
@@ -139,7 +154,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _several(kind: str, names: Sequence[str]) -> Any:
+def _several(kind: str, names: Iterable[str]) -> Any:
     """Build an argparse type of names separated by commas, each given once."""
     check = one_of(kind, names)
 

@@ -20,7 +20,7 @@ def describe(script: str | Path) -> dict[str, Any]:
 
     import gradlab
 
-    devices = jax.devices()
+    devices, settings = jax.devices(), jax.config.values
     packages = ("jax", "jaxlib", "optax", "numpy")
     return {
         "versions": {
@@ -34,8 +34,8 @@ def describe(script: str | Path) -> dict[str, Any]:
             "kind": devices[0].device_kind,
             "count": len(devices),
         },
-        "x64": bool(jax.config.jax_enable_x64),
-        "matmul_precision": jax.config.jax_default_matmul_precision or "default",
+        "x64": bool(settings["jax_enable_x64"]),
+        "matmul_precision": settings["jax_default_matmul_precision"] or "default",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "git": git_state(script),
     }

@@ -13,7 +13,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,12 @@ class RunFolder:
         self.summary["results"] = list(comparison.table)
         self.write_json("summary.json", self.summary)
 
-    def save_figure(self, axes: Any, name: str) -> None:
-        """Write the figure that holds `axes` as PNG and SVG, and close it."""
+    def save_figures(self, figures: Mapping[str, Any]) -> None:
+        """Write each figure as PNG and SVG under its name, and close it."""
         from gradlab import plots
 
-        plots.save_figure(axes.figure, self.path(name))
+        for name, figure in figures.items():
+            plots.save_figure(figure, self.path(name))
 
     def finish(self, status: str, **details: Any) -> None:
         """Write the summary with how and when the run ended."""
