@@ -92,49 +92,61 @@ def with_derivative(f: Loss, *, grad: GradientOperator) -> WithDerivative:
     if getattr(grad, "func", grad) is jax.grad:
         return WithDerivative(f, None)
     gradient = grad(f)
-    return WithDerivative(_with_rule(f, _differentiable(gradient)), gradient)
+    return WithDerivative(_with_rule(f, gradient), gradient)
 
 
 def _with_rule(f: Loss, gradient: Callable[..., Params]) -> Loss:
     """Return f with the rule df = gradient · dparams + ∂f/∂args · dargs."""
     loss = jax.custom_jvp(f)
+    both = _value_and_gradient(f, gradient)
 
     def rule(primals: Any, tangents: Any) -> Any:
-        value = loss(*primals)
         dparams, dargs = tangents[0], tangents[1:]
-        slope = jnp.zeros_like(value)
-        if _any_moves(dparams):
-            slope += _inner(gradient(*primals), dparams).astype(value.dtype)
-        if _any_moves(dargs):
-            slope += _along_args(lambda *a: f(primals[0], *a), primals[1:], dargs)
-        return value, slope
+        if not _any_moves(dparams):
+            return loss(*primals), _along_args(f, primals, dargs)
+        # Value and gradient in one function: the derivative of the value within a second
+        # derivative then shares the gradient.
+        value, slopes = both(*primals)
+        return value, _slope(f, primals, value, slopes, tangents)
 
     loss.defjvp(rule, symbolic_zeros=True)
     return loss
 
 
-def _differentiable(gradient: Callable[..., Params]) -> Callable[..., Params]:
-    """Return the operator's gradient with differences as its own derivative."""
-    outer = jax.custom_jvp(gradient)
+def _value_and_gradient(f: Loss, gradient: Callable[..., Params]) -> Callable[..., Any]:
+    """Return the function to (value, gradient), with differences as its own derivative."""
+
+    @jax.custom_jvp
+    def both(*args: Any) -> tuple[Any, Params]:
+        return f(*args), gradient(*args)
 
     def rule(primals: Any, tangents: Any) -> Any:
-        at_x = outer(*primals)
+        value, slopes = both(*primals)
         dparams, dargs = tangents[0], tangents[1:]
-        change = jax.tree.map(jnp.zeros_like, at_x)
+        change = jax.tree.map(jnp.zeros_like, slopes)
         if _any_moves(dparams):
             dparams = jax.tree.map(_instantiate, dparams, is_leaf=_is_symbolic)
-            change = _product(gradient, primals, at_x, dparams)
+            change = _product(gradient, primals, slopes, dparams)
         if _any_moves(dargs):
-            moved = _along_args(lambda *a: gradient(primals[0], *a), primals[1:], dargs)
-            change = jax.tree.map(jnp.add, change, moved)
-        return at_x, change
+            change = jax.tree.map(jnp.add, change, _along_args(gradient, primals, dargs))
+        slope = _slope(f, primals, value, slopes, tangents)
+        return (value, slopes), (slope, change)
 
-    outer.defjvp(rule, symbolic_zeros=True)
-    return outer
+    both.defjvp(rule, symbolic_zeros=True)
+    return both
+
+
+def _slope(f: Loss, primals: Any, value: Any, slopes: Params, tangents: Any) -> Array:
+    """Return the derivative of the value along the tangents, given the gradient."""
+    dparams, dargs = tangents[0], tangents[1:]
+    slope = jnp.zeros_like(value)
+    if _any_moves(dparams):
+        slope += _inner(slopes, dparams).astype(value.dtype)
+    return slope + _along_args(f, primals, dargs) if _any_moves(dargs) else slope
 
 
 def _product(gradient: Callable[..., Params], primals: Any, at_x: Params, v: Params) -> Params:
-    """Return H v as a function JAX takes to be linear in v and its own transpose.
+    """Return H v as a function that JAX takes to be linear in v, and its own transpose.
 
     `jax.lax.custom_linear_solve` is the one public primitive with a transpose rule given by
     the caller and a batching rule: "solve" is the difference, which the symmetry of H makes
@@ -189,9 +201,9 @@ def _refuse(primals: Any, tangents: Any) -> Any:
     )
 
 
-def _along_args(function: Callable[..., Any], args: Any, dargs: Any) -> Any:
-    """Differentiate a function of the other arguments, by autodiff."""
-    leaves, treedef = jax.tree.flatten(args)
+def _along_args(function: Callable[..., Any], primals: Any, dargs: Any) -> Any:
+    """Differentiate a function along all arguments but the first, by autodiff."""
+    leaves, treedef = jax.tree.flatten(primals[1:])
     tangents = jax.tree.leaves(dargs, is_leaf=_is_symbolic)
     moving = [i for i, t in enumerate(tangents) if not _is_symbolic(t)]
 
@@ -199,10 +211,10 @@ def _along_args(function: Callable[..., Any], args: Any, dargs: Any) -> Any:
         new = list(leaves)
         for i, value in zip(moving, values, strict=True):
             new[i] = value
-        return function(*jax.tree.unflatten(treedef, new))
+        return function(primals[0], *jax.tree.unflatten(treedef, new))
 
-    primals = tuple(leaves[i] for i in moving)
-    return jax.jvp(of_moving, primals, tuple(tangents[i] for i in moving))[1]
+    at = tuple(leaves[i] for i in moving)
+    return jax.jvp(of_moving, at, tuple(tangents[i] for i in moving))[1]
 
 
 def _is_symbolic(tangent: Any) -> bool:
