@@ -22,6 +22,14 @@ _NOISE_WIDTH = 3.0
 # A misfit above this share of the function's variation is no noise but a wrong model,
 # unless it is tiny beside the function itself.
 _NOISE_SHARE, _NOISE_SIZE = 1e-3, 1e-7
+# Share of the spacing of x by which f may round its argument, and the number of spacings
+# beyond which those roundings differ from sample to sample.
+_BLUR, _FEW_ROUNDINGS = 0.25, 64.0
+# Candidates whose error is within this factor of the least must agree with the chosen one:
+# a truncation that looks small by accident does not do so twice.
+_RIVALS = 2.0
+# The jumps that hide above a run are seen once, and may be larger the next time.
+_JUMP_WIDTH = 2.0
 # A polynomial may miss the rung above its run by this many times the expected truncation.
 _EXPLAINED = 16.0
 
@@ -59,7 +67,9 @@ def _residuals(sample: Samples, values: Any, xp: Any) -> Any:
     return abs(xp.einsum("cjk,pk->pcj", predict, values) - values[:, None, :])
 
 
-def _noise(samples: list[Samples], size: Any, eps: float, given: Any, xp: Any) -> Any:
+def _noise(
+    samples: list[Samples], size: Any, eps: float, blur: Any, given: Any, xp: Any
+) -> Any:
     """Noise level of each candidate's samples, and whether its misfit is no noise at all."""
     table = samples[0].table
     used, below = xp.asarray(table.used), xp.asarray(table.below)
@@ -73,7 +83,12 @@ def _noise(samples: list[Samples], size: Any, eps: float, given: Any, xp: Any) -
         misfit = xp.maximum(misfit, xp.where(below[None], missed, 0))
     level = 0.7 * xp.max(misfit, axis=2)
     wrong = (level > _NOISE_SHARE * variation) & (level > _NOISE_SIZE * largest)
-    floor = 0.5 * eps * largest
+    # f rounds its values and, on the way there, in effect, its argument. The latter shows
+    # among the residuals, except at steps of few roundings of x, which are all alike.
+    slope = abs(samples[0].values[:, -1]) / float(table.nodes[-1])
+    lowest = xp.asarray(np.where(table.used, table.nodes, 1).min(axis=1), dtype=size.dtype)
+    alike = xp.minimum(1, _FEW_ROUNDINGS * blur[:, None] / lowest[None])
+    floor = 0.5 * eps * largest + _BLUR * (blur * slope)[:, None] * alike
     level = xp.maximum(xp.maximum(level, floor), given[:, None])
     level = xp.maximum(level, _quantum(samples, xp))
     return level, wrong, misfit, variation, largest
@@ -84,6 +99,7 @@ def choose(
     size: Any,
     finite: Any,
     eps: float,
+    blur: Any,
     given: Any,
     orders: tuple[int, ...],
     xp: Any,
@@ -91,13 +107,14 @@ def choose(
     """Choose the candidate of least error for each order.
 
     `size` holds |f| at each rung, `finite` which rungs may be used, both of shape (P, J);
-    `given` a known noise level, shape (P,).
+    `blur` is the rounding of x in units of the top rung and `given` a known noise level,
+    both of shape (P,).
     """
     samples = [Samples(t, xp.where(finite, v, 0)) for t, v in samples]
     size = xp.where(finite, size, 0)
     table = samples[0].table
     nodes = xp.asarray(table.nodes, dtype=size.dtype)
-    noise, wrong, misfit, variation, largest = _noise(samples, size, eps, given, xp)
+    noise, wrong, misfit, variation, largest = _noise(samples, size, eps, blur, given, xp)
     usable = ~xp.any(~finite[:, None, :] & xp.asarray(table.used)[None], axis=2)
     usable = usable & (table.below.sum(axis=1) >= 2)[None]
     swing = sum(abs(values) for _, values in samples)
@@ -116,7 +133,7 @@ def choose(
             )
             lower = xp.max(misfit / (nodes**order)[None, None], axis=2)
             extra = xp.where(wrong, lower, 0)
-            error = truncation + noisy + extra
+            error = xp.sqrt(truncation**2 + noisy**2) + extra
             ok = usable & xp.asarray(sample.table.has_order[order])[None]
             error = xp.where(ok & xp.isfinite(error), error, xp.inf)
             error = error + _hidden(sample, swing, error, truncation, noise, order, nodes, xp)
@@ -138,6 +155,10 @@ def _pick(
     picked = [xp.take_along_axis(column, best, axis=1)[:, 0] for column in columns]
     value, error, noisy, noise, rounding, variation = picked
     top = nodes[np.argmax(table.used, axis=1)][best[:, 0]]
+    # Candidates that claim to be almost as good must agree with the chosen one.
+    rivals = columns[1] <= _RIVALS * error[:, None]
+    apart = abs(columns[0] - value[:, None])
+    error = xp.maximum(error, xp.max(xp.where(rivals, apart, 0), axis=1))
     tiny = np.finfo(nodes.dtype).tiny
     return Choice(
         value,
@@ -174,8 +195,8 @@ def _hidden(
 
     A truncation error shows on the next rung magnified by a known factor. Where the
     polynomial that should predict it best misses a rung by far more, and yet by little
-    beside the variation of the function, there is a jump; its size over the step is what every derivative taken
-    below it may lack.
+    beside the variation of the function, there is a jump: noise for the runs that reach
+    it, and its size over the step is what every derivative taken below it may lack.
     """
     table, values = sample.table, sample.values
     has = table.above.any(axis=1)
@@ -199,7 +220,9 @@ def _hidden(
     beyond = xp.max(xp.where(higher[None], slope[:, None, :], 0), axis=2)
     inside = xp.max(xp.where(table.used[None], heard[:, None, :], 0), axis=2)
     norm = np.sqrt((table.weights[order] ** 2).sum(axis=1))
-    return beyond + _NOISE_WIDTH * inside * xp.asarray(norm, dtype=nodes.dtype)[None]
+    return (
+        _JUMP_WIDTH * beyond + _NOISE_WIDTH * inside * xp.asarray(norm, dtype=nodes.dtype)[None]
+    )
 
 
 def _by_rung(table: Table) -> tuple[np.ndarray, np.ndarray]:

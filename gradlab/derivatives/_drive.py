@@ -158,7 +158,10 @@ def run_with_ladder(
     )
     ladder = (top, parts.even, parts.size)
     top, side = xp.repeat(top, outputs), xp.repeat(side, outputs)
-    answers = _analyse(plan, _flat(second, xp), flat_center, side, eps, given, xp)
+    # Half the spacing of x, at most: x is no better known, and f no better computed.
+    spacing = xp.repeat(abs(x), outputs).astype(work) * (float(np.finfo(x.dtype).eps) / 2)
+    blur = xp.ldexp(2 * spacing, -top)
+    answers = _analyse(plan, (_flat(second, xp), flat_center, blur, side), eps, given, xp)
     jump = _kink_error(_flat(first, xp), flat_center, xp.repeat(exponents, outputs, 0), xp)
     scaled = {}
     sign = xp.where(side < 0, -1, 1).astype(work)
@@ -167,9 +170,10 @@ def run_with_ladder(
         value = xp.ldexp(choice.value, -top * order) * sign**order
         error = xp.ldexp(choice.error, -top * order)
         next_up = xp.ldexp(abs(answers[order + 1].value), -top * (order + 1))
-        # x itself is known to half a rounding only, and f computes as if with another x.
-        spacing = xp.repeat(abs(x), outputs).astype(work) * (float(np.finfo(x.dtype).eps) / 2)
         error = error + xp.where(xp.isfinite(next_up), spacing * next_up, 0)
+        # What underflowed is not known to be zero, and what overflowed is not known.
+        tiny = float(np.finfo(work).tiny)
+        error = xp.where(xp.isfinite(value), xp.maximum(error, tiny), xp.inf)
         broken = kinked & (side == 0)
         error = xp.where(broken, xp.maximum(error, jump if order == 1 else xp.inf), error)
         fields = (
@@ -275,47 +279,48 @@ def _padded_one_sided(plan: Plan) -> np.ndarray:
 
 
 def _analyse(
-    plan: Plan, values: Any, center: Any, side: Any, eps: float, given: Any, xp: Any
+    plan: Plan, samples: tuple[Any, ...], eps: float, given: Any, xp: Any
 ) -> dict[int, _choose.Choice]:
-    """Choose estimates row by row, in chunks, with the table that fits the side."""
+    """Choose estimates row by row, in chunks, with the table that fits the side.
 
-    def central(values: Any, center: Any) -> Any:
+    `samples` are the values, f(x), the rounding of x in units of the top rung and the side.
+    """
+
+    def central(values: Any, center: Any, blur: Any) -> Any:
         half = plan.rungs
         parts = _scan.split(values[:, :half], values[:, half:], center[:, None], xp)
         samples = [
             _choose.Samples(plan.table("odd"), parts.odd),
             _choose.Samples(plan.table("even"), parts.even),
         ]
-        return normalised(samples, parts.size, eps, given * 0.75, plan.all_orders, xp)
+        return normalised(samples, parts.size, eps, blur, given * 0.75, plan.all_orders, xp)
 
-    def alone(values: Any, center: Any) -> Any:
+    def alone(values: Any, center: Any, blur: Any) -> Any:
         table = plan.table("one-sided")
         values = values[:, : len(table.nodes)]
         gain = values - center[:, None]
         size = xp.maximum(abs(values), abs(center)[:, None])
         samples = [_choose.Samples(table, gain)]
-        return normalised(samples, size, eps, given * 1.5, plan.all_orders, xp)
+        return normalised(samples, size, eps, blur, given * 1.5, plan.all_orders, xp)
 
-    def chunk(values: Any, center: Any, side: Any) -> Any:
+    def nothing(*operands: Any) -> Any:
+        shapes = jax.eval_shape(alone, *operands)
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def chunk(values: Any, center: Any, blur: Any, side: Any) -> Any:
+        operands = (values, center, blur)
         if plan.side:
-            return alone(values, center)
-        if xp is np:
-            if not np.any(side):
-                return central(values, center)
-            both = central(values, center), alone(values, center)
+            return alone(*operands)
+        both = central(*operands)
+        if xp is jnp:
+            other = jax.lax.cond(jnp.any(side != 0), alone, nothing, *operands)
+        elif np.any(side):
+            other = alone(*operands)
         else:
-            both = (
-                central(values, center),
-                jax.lax.cond(jnp.any(side != 0), alone, central_like(central), values, center),
-            )
-        return jax.tree.map(lambda a, b: xp.where(side == 0, a, b), *both)
+            return both
+        return jax.tree.map(lambda a, b: xp.where(side == 0, a, b), both, other)
 
-    def central_like(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda v, c: jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, v, c)
-        )
-
-    return in_chunks(chunk, (values, center, side), xp)
+    return in_chunks(chunk, samples, xp)
 
 
 def in_chunks(function: Callable[..., Any], operands: tuple[Any, ...], xp: Any) -> Any:
@@ -339,7 +344,13 @@ def in_chunks(function: Callable[..., Any], operands: tuple[Any, ...], xp: Any) 
 
 
 def normalised(
-    samples: list[Any], size: Any, eps: float, given: Any, orders: tuple[int, ...], xp: Any
+    samples: list[Any],
+    size: Any,
+    eps: float,
+    blur: Any,
+    given: Any,
+    orders: tuple[int, ...],
+    xp: Any,
 ) -> dict[int, _choose.Choice]:
     """Scale the values by a power of two, so that nothing over- or underflows on the way."""
     finite = xp.isfinite(size)
@@ -350,7 +361,7 @@ def normalised(
     down = -exponent[:, None]
     scaled = [_choose.Samples(t, xp.ldexp(v, down)) for t, v in samples]
     noise = xp.ldexp(xp.zeros_like(largest) + given, -exponent)
-    result = _choose.choose(scaled, xp.ldexp(size, down), finite, eps, noise, orders, xp)
+    result = _choose.choose(scaled, xp.ldexp(size, down), finite, eps, blur, noise, orders, xp)
     return {
         order: c._replace(
             value=xp.ldexp(c.value, exponent),

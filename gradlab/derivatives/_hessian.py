@@ -47,14 +47,13 @@ def run(
     parts = _scan.split(values[:, : plan.rungs], values[:, plan.rungs :], center[:1, :1], xp)
     mixed = parts.even - even[first] - even[second]
     largest = xp.maximum(parts.size, xp.maximum(size[first], size[second]))
-    table = plan.table("even")
-    choice = _drive.in_chunks(
-        lambda m, s: _drive.normalised(
-            [_choose.Samples(table, m)], _MIXED_NOISE * s, eps, _MIXED_NOISE * given, (2,), xp
-        )[2],
-        (mixed, largest),
-        xp,
-    )
+
+    def choose(mixed: Any, size: Any) -> _choose.Choice:
+        samples = [_choose.Samples(plan.table("even"), mixed)]
+        noise = _MIXED_NOISE * given
+        return _drive.normalised(samples, size, eps, 0 * size[:, 0], noise, (2,), xp)[2]
+
+    choice = _drive.in_chunks(choose, (mixed, _MIXED_NOISE * largest), xp)
     # The coefficient of t² is H_ij h_i h_j; the order 2 of a table is twice that.
     shift = -(top[first] + top[second]) - 1
     value, error = xp.ldexp(choice.value, shift), xp.ldexp(choice.error, shift)

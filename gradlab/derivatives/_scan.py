@@ -123,7 +123,10 @@ def choose_top(parts: Parts, exponents: Any, eps: float, xp: Any) -> tuple[Any, 
     beside = xp.concatenate([good[:, 1:], none], axis=1) | xp.concatenate(
         [none, good[:, :-1]], axis=1
     )
-    strong = good & (beside | (relative <= _GOOD**2))
+    # Between levels that both stand clear of the noise, less agreement will do: a smooth
+    # stretch that comes later is the function's average over its oscillations.
+    clear = xp.concatenate([none, _clear(parts, xp)[:, :-1]], axis=1)
+    strong = (good & (beside | (relative <= _GOOD**2))) | (clear & (relative <= _DEPARTED))
     best = xp.argmin(relative, axis=1)
     start = xp.where(xp.any(strong, axis=1), xp.argmax(strong, axis=1), best)
     smooth = _at(relative, start, xp) <= _DEPARTED
@@ -175,16 +178,19 @@ def _growth_exponent(parts: Parts, exponents: Any, depart: Any, xp: Any) -> Any:
 def _variation_exponent(parts: Parts, exponents: Any, xp: Any) -> Any:
     """Fall back, where noise hides every smooth stretch, on the first clear variation."""
     count = exponents.shape[1]
-    varied = abs(parts.odd) + abs(parts.even)
-    varied = xp.where(xp.isfinite(varied), varied, 0)
-    before = np.tri(count, k=-1, dtype=bool)[None]
-    lower = xp.max(xp.where(before, varied[:, None, :], 0), axis=2)
-    middle = _first(exponents[:, :] >= 0, count - 1, xp)
-    # 16 times everything below: a jump that noise, level at all steps, cannot make.
-    clear = (varied > 16 * lower) & (lower > 0)
-    level = _first(clear, count, xp)
+    middle = _first(exponents >= 0, count - 1, xp)
+    level = _first(_clear(parts, xp), count, xp)
     level = xp.where(level < count, level, middle)
     return _at(exponents, level, xp) + 6
+
+
+def _clear(parts: Parts, xp: Any) -> Any:
+    """Tell the levels whose variation is 16 times everything below: noise is level."""
+    varied = abs(parts.odd) + abs(parts.even)
+    varied = xp.where(xp.isfinite(varied), varied, 0)
+    before = np.tri(varied.shape[1], k=-1, dtype=bool)[None]
+    lower = xp.max(xp.where(before, varied[:, None, :], 0), axis=2)
+    return (varied > 16 * lower) & (lower > 0)
 
 
 def kink(parts: Parts, exponents: Any, eps: float, xp: Any) -> Any:
