@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +46,7 @@ class Coordinates:
     @property
     def wide(self) -> Any:
         """The widest dtype of the leaves."""
-        return jnp.result_type(*self.dtypes)
+        return np.result_type(*self.dtypes)
 
     def abstract(self) -> PyTree:
         """Shapes and dtypes of the parameters, as f sees them."""
@@ -73,12 +74,18 @@ class Coordinates:
         return lambda vector: flat_output(f(self.unflatten(vector)), xp)
 
 
-def _coordinates_of(params: Params) -> tuple[Coordinates, list[Any]]:
-    """Return the layout of checked parameters, and their leaves."""
+def _coordinates_of(params: Params, xp: Any) -> tuple[Coordinates, list[Any]]:
+    """Return the layout of checked parameters, and their leaves, as `xp` sees them."""
     leaves, treedef = jax.tree.flatten(params)
-    arrays = [leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf) for leaf in leaves]
-    dtypes = tuple(np.dtype(jnp.promote_types(a.dtype, jnp.float32)) for a in arrays)
+    arrays = [leaf if hasattr(leaf, "dtype") else xp.asarray(leaf) for leaf in leaves]
+    dtypes = tuple(_at_least_single(a.dtype, xp) for a in arrays)
     return Coordinates(treedef, tuple(np.shape(a) for a in arrays), dtypes), arrays
+
+
+def _at_least_single(dtype: Any, xp: Any) -> np.dtype:
+    """Widen half precision; without x64, JAX narrows float64."""
+    wide = np.dtype(jnp.float32) if dtype.itemsize < 4 else np.dtype(dtype)
+    return np.dtype(jax.dtypes.canonicalize_dtype(wide)) if xp is jnp else wide
 
 
 def blocks(matrix: Any, layout: Coordinates, rows: PyTree) -> PyTree:
@@ -120,23 +127,23 @@ def on_lines(
         )
 
     def at(params: Params) -> Any:
-        check_params(params, holomorphic=False)
-        layout, leaves = _coordinates_of(params)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # float64 is safe with a NumPy function
+            check_params(params, holomorphic=False)
+        layout, leaves = _coordinates_of(params, jnp)
         if is_traceable(f, layout.abstract()):
+            check_params(params, holomorphic=False)
             output = jax.eval_shape(f, layout.abstract())
             check_output(output)
             traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
             flat = layout.flatten(leaves, jnp if traced else np)
             result = in_numpy_or_traced(*compiled(layout), flat)
             return jax.tree.map(jnp.asarray, result), layout, output
+        layout, leaves = _coordinates_of(params, np)
         flat = layout.flatten([concrete(leaf) for leaf in leaves], np)
         output = jax.tree.map(np.asarray, f(layout.unflatten(flat)))
         check_output(output)
         call = layout.vector_function(f, np)
-        return (
-            analyse(np, layout, call, functools.partial(along, call, np), flat),
-            layout,
-            output,
-        )
+        return analyse(np, layout, call, functools.partial(along, call, np), flat), layout, output
 
     return at
