@@ -87,7 +87,7 @@ def _gradient(
     problem: Problem,
     carry: engine.Carry,
     x: Params,
-    at_last: Array,
+    at_last: Any,
     from_python: bool,
 ) -> Params:
     """Gradient at the answer: at hand at the last point, else evaluated once more."""
@@ -101,9 +101,9 @@ def _settled(
     program: engine.Program,
     problem: Problem,
     carry: engine.Carry,
-    doubtful: Array,
+    doubtful: Any,
     from_python: bool,
-) -> Array:
+) -> Any:
     """Look around a start whose gradient is zero before calling it a minimum."""
     look_around = _function(program, "look_around", from_python)
 
