@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradlab.derivatives import _choose, _ladder, _scan
+from gradlab.derivatives._search import OCTAVES, flat_rows, search
 
 __all__ = [
     "MIN_NFEV",
@@ -28,17 +29,10 @@ __all__ = [
     "run_with_ladder",
 ]
 
-# Powers of two from the highest rung to the lowest: the gap of the scan (8 octaves), the
-# length of a good run (5), and two rungs below it where the noise shows.
-_OCTAVES = 13
-# Shares of the evaluations spent on finding the length.
+# Share of the evaluations spent on finding the length, and its limits.
 _SCAN_SHARE = 0.22
-_MIN_SCAN, _MAX_SCAN, _MIN_RUNGS = 6, 14, 8
+_MIN_SCAN, _MAX_SCAN, _MIN_RUNGS = 7, 14, 8
 MIN_NFEV = 1 + 2 * (_MIN_SCAN + _MIN_RUNGS)
-# One-sided ladders are used where they reach this many octaves beyond the central one.
-_ONE_SIDED_GAIN = 12
-# Outputs of longer lengths may raise a shared ladder by this many octaves.
-_SHARED_OCTAVES = 2
 # Rows analysed together: their tables of estimates stay in the cache.
 _ROWS = 128
 
@@ -60,7 +54,7 @@ class Plan:
     @property
     def nodes(self) -> np.ndarray:
         """Steps of the central ladder in units of its highest rung."""
-        return _ladder.central_nodes(self.rungs, _OCTAVES)
+        return _ladder.central_nodes(self.rungs, OCTAVES)
 
     @property
     def all_orders(self) -> tuple[int, ...]:
@@ -70,13 +64,13 @@ class Plan:
     def table(self, kind: str) -> _ladder.Table:
         """Return the weights of all candidates."""
         most = max(self.orders)
-        dense = self.rungs > 1.5 * _OCTAVES
+        dense = self.rungs > 1.5 * OCTAVES
         extras = (0, 1, 2, 4) if dense else (0, 1, 2)
         terms = (1, 2, 3, 4, 5, 6, 8) if dense else (1, 2, 3, 4, 5, 6, 7, 8)
         nodes = self.nodes
         if kind == "one-sided":
             nodes = _ladder.one_sided_nodes(_ladder.central_nodes(self.rungs, self.rungs))
-            nodes = nodes[: 2 * _OCTAVES + 6]
+            nodes = nodes[: 2 * OCTAVES + 6]
             terms, extras = tuple(range(1, max(9, most + 4))), (0, 1, 2)
         return _ladder.table(tuple(nodes), kind, terms, extras, self.all_orders)
 
@@ -143,14 +137,9 @@ def run_with_ladder(
     """
     work = xp.promote_types(center.dtype, np.float32)
     rows, outputs = center.shape
-    exponents = _scan.levels(xp, x, plan.scan)
-    first = evaluate(_scan_points(plan, x, exponents, xp)).astype(work)
-    flat_center = _flat(center.astype(work)[:, None, :], xp)[:, 0]
-    top, smooth, kinked, side = _read_scan(
-        plan, _flat(first, xp), flat_center, xp.repeat(exponents, outputs, axis=0), eps, xp
-    )
-    constant = ~xp.any(abs(_flat(first, xp) - flat_center[:, None]) > 0, axis=1)
-    top, side = _shared(top, constant, side, outputs, x, xp)
+    found = search(plan, x, center.astype(work), evaluate, eps, xp)
+    top, side, smooth, kinked = found.top, found.side, found.smooth, found.kink
+    flat_center = flat_rows(center.astype(work)[:, None, :], xp)[:, 0]
     second = evaluate(_ladder_points(plan, x, top, side, xp)).astype(work)
     half = plan.rungs
     parts = _scan.split(
@@ -161,8 +150,7 @@ def run_with_ladder(
     # Half the spacing of x, at most: x is no better known, and f no better computed.
     spacing = xp.repeat(abs(x), outputs).astype(work) * (float(np.finfo(x.dtype).eps) / 2)
     blur = xp.ldexp(2 * spacing, -top)
-    answers = _analyse(plan, (_flat(second, xp), flat_center, blur, side), eps, given, xp)
-    jump = _kink_error(_flat(first, xp), flat_center, xp.repeat(exponents, outputs, 0), xp)
+    answers = _analyse(plan, (flat_rows(second, xp), flat_center, blur, side), eps, given, xp)
     scaled = {}
     sign = xp.where(side < 0, -1, 1).astype(work)
     for order in plan.orders:
@@ -175,7 +163,7 @@ def run_with_ladder(
         tiny = float(np.finfo(work).tiny)
         error = xp.where(xp.isfinite(value), xp.maximum(error, tiny), xp.inf)
         broken = kinked & (side == 0)
-        error = xp.where(broken, xp.maximum(error, jump if order == 1 else xp.inf), error)
+        error = xp.where(broken, xp.maximum(error, found.jump if order == 1 else xp.inf), error)
         fields = (
             value,
             error,
@@ -189,74 +177,6 @@ def run_with_ladder(
         )
         scaled[order] = Answer(*(field.reshape(rows, outputs) for field in fields))
     return scaled, ladder
-
-
-def _flat(values: Any, xp: Any) -> Any:
-    """Make one row of each output: (P, M, m) to (P m, M)."""
-    return xp.moveaxis(values, 2, 1).reshape(-1, values.shape[1])
-
-
-def _scan_points(plan: Plan, x: Any, exponents: Any, xp: Any) -> Any:
-    step = xp.ldexp(xp.ones_like(x)[:, None], exponents)
-    x = x[:, None]
-    if plan.side:
-        return xp.concatenate([x + plan.side * step, x + 2 * plan.side * step], axis=1)
-    return xp.concatenate([x + step, x - step], axis=1)
-
-
-def _read_scan(
-    plan: Plan, values: Any, center: Any, exponents: Any, eps: float, xp: Any
-) -> tuple[Any, Any, Any, Any]:
-    """Return the highest rung, whether a smooth stretch was seen, a kink, and the side."""
-    right, left = values[:, : plan.scan], values[:, plan.scan :]
-    center = center[:, None]
-    if plan.side:
-        near, far = right - center, left - center
-        size = xp.maximum(xp.maximum(abs(right), abs(left)), abs(center))
-        parts = _scan.Parts(2 * near - far / 2, far / 2 - near, size)
-        top, smooth = _scan.choose_top(parts, exponents, eps, xp)
-        # The farther sample lies at twice the step.
-        return top, smooth, smooth & False, xp.full_like(top, plan.side)
-    views = (
-        _scan.split(right, left, center, xp),
-        _scan.one_sided_parts(right, center, exponents, xp),
-        _scan.one_sided_parts(left, center, exponents, xp),
-    )
-    stacked = _scan.Parts(*(xp.concatenate(parts) for parts in zip(*views, strict=True)))
-    tops, seen = _scan.choose_top(stacked, xp.concatenate([exponents] * 3), eps, xp)
-    (top, *reaches), (smooth, *clear) = xp.split(tops, 3), xp.split(seen, 3)
-    kinked = _scan.kink(views[0], exponents, eps, xp)
-    side = xp.zeros_like(top)
-    for sign, mine, other, reach, good in zip(
-        (1, -1), (right, left), (left, right), reaches, clear, strict=True
-    ):
-        # Only where the other side ends is what limits the central ladder.
-        near = exponents <= (top + 1 + exponents[:, 1] - exponents[:, 0])[:, None]
-        ends = ~xp.isfinite(other) & xp.isfinite(mine)
-        cut = xp.any(ends & near, axis=1)
-        hopeless = ~xp.any(xp.isfinite(views[0].odd), axis=1)
-        longer = good & (~smooth | (reach > top + _ONE_SIDED_GAIN))
-        better = ((cut & longer) | (xp.any(ends, axis=1) & hopeless)) & (side == 0)
-        top, side = xp.where(better, reach, top), xp.where(better, sign, side)
-        smooth = smooth | better
-    return top, smooth, kinked & (side == 0), side
-
-
-def _shared(top: Any, constant: Any, side: Any, outputs: int, x: Any, xp: Any) -> Any:
-    """Give all outputs of a row one ladder: the one of the shortest length, or near it.
-
-    Outputs that this coordinate does not move have no length and no say. The lowest rung
-    must still move x.
-    """
-    info = np.finfo(x.dtype)
-    rounding = xp.where(x == 0, int(info.minexp), xp.frexp(x)[1] - 1 - info.nmant)
-    lowest = xp.repeat(xp.maximum(rounding, int(info.minexp) + 4) + _OCTAVES, outputs)
-    top = xp.clip(top, lowest, int(info.maxexp) - 3)
-    top, constant = top.reshape(-1, outputs), constant.reshape(-1, outputs)
-    still = xp.all(constant, axis=1)
-    low = xp.min(xp.where(constant & ~still[:, None], int(info.maxexp), top), axis=1)
-    high = xp.max(xp.where(constant & ~still[:, None], int(info.minexp), top), axis=1)
-    return xp.minimum(low + _SHARED_OCTAVES, high), side.reshape(-1, outputs)[:, 0]
 
 
 def _ladder_points(plan: Plan, x: Any, top: Any, side: Any, xp: Any) -> Any:
@@ -369,15 +289,3 @@ def normalised(
         )
         for order, c in result.items()
     }
-
-
-def _kink_error(values: Any, center: Any, exponents: Any, xp: Any) -> Any:
-    """Half the jump of the slope, with an eighth to spare: |even part|/h at small steps."""
-    half = values.shape[1] // 2
-    parts = _scan.split(values[:, :half], values[:, half:], center[:, None], xp)
-    slope = xp.ldexp(abs(parts.even), -exponents)
-    shift = exponents[:, 1:] - exponents[:, :-1]
-    low, high = abs(parts.even[:, :-1]), abs(parts.even[:, 1:])
-    expected = xp.ldexp(low, shift)
-    linear = (abs(high - expected) <= expected / 8) & (low > 0)
-    return 1.125 * xp.max(xp.where(linear, slope[:, 1:], 0), axis=1)
