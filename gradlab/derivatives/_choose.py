@@ -19,6 +19,9 @@ __all__ = ["Choice", "Samples", "choose"]
 # Bars are this many noise levels wide: the residuals are few, and rounding errors of
 # neighbouring samples are not independent.
 _NOISE_WIDTH = 3.0
+# Noise level over the largest residual, and how much more the largest of few may hide: with
+# r rungs below a run, level = _LEVEL (1 + _FEW / r) × largest.
+_LEVEL, _FEW = 0.55, 3.0
 # A misfit above this share of the function's variation is no noise but a wrong model,
 # unless it is tiny beside the function itself.
 _NOISE_SHARE, _NOISE_SIZE = 1e-3, 1e-7
@@ -81,7 +84,8 @@ def _noise(
         variation = variation + xp.max(inside, axis=2)
         missed = _residuals(sample, sample.values, xp)
         misfit = xp.maximum(misfit, xp.where(below[None], missed, 0))
-    level = 0.7 * xp.max(misfit, axis=2)
+    few = _LEVEL * (1 + _FEW / np.maximum(table.below.sum(axis=1), 1))
+    level = xp.max(misfit, axis=2) * xp.asarray(few, dtype=size.dtype)[None]
     wrong = (level > _NOISE_SHARE * variation) & (level > _NOISE_SIZE * largest)
     # f rounds its values and, on the way there, in effect, its argument. The latter shows
     # among the residuals, except at steps of few roundings of x, which are all alike.

@@ -159,6 +159,8 @@ def run_with_ladder(
         error = xp.ldexp(choice.error, -top * order)
         next_up = xp.ldexp(abs(answers[order + 1].value), -top * (order + 1))
         error = error + xp.where(xp.isfinite(next_up), spacing * next_up, 0)
+        # Factors of f are rounded too, the same way at every sample.
+        error = error + float(np.finfo(work).eps) * abs(value)
         # What underflowed is not known to be zero, and what overflowed is not known.
         tiny = float(np.finfo(work).tiny)
         error = xp.where(xp.isfinite(value), xp.maximum(error, tiny), xp.inf)
