@@ -12,6 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from gradlab.derivatives._jaxpr import bodies
 from gradlab.derivatives._leaves import is_complex
 
 __all__ = ["NOT_ANALYTIC", "disagrees", "first_not_analytic"]
@@ -56,10 +57,10 @@ def _results(equation: Any, given: list[int], culprits: list[str]) -> list[int]:
     worst = max(given, default=_CLEAN)
     if worst == _CLEAN or name == "stop_gradient":
         return [_CLEAN] * count
-    bodies = _bodies(equation)
-    if bodies:
+    inner = list(bodies(equation))
+    if inner:
         exact = name not in _LOOPS  # a loop's outputs come back as inputs
-        return _through(bodies, given, exact, culprits, [_CLEAN] * count)
+        return _through(inner, given, exact, culprits, [_CLEAN] * count)
     complex_in = any(
         m == _ANALYTIC and is_complex(_dtype(v))
         for m, v in zip(given, equation.invars, strict=True)
@@ -74,10 +75,10 @@ def _results(equation: Any, given: list[int], culprits: list[str]) -> list[int]:
 
 
 def _through(
-    bodies: list[Any], given: list[int], exact: bool, culprits: list[str], results: list[int]
+    inner: list[Any], given: list[int], exact: bool, culprits: list[str], results: list[int]
 ) -> list[int]:
     """Mark the outputs of an equation with bodies: one by one for a call, else by the worst."""
-    for body in bodies:
+    for body in inner:
         call = exact and len(body.invars) == len(given) and len(body.outvars) == len(results)
         marks = given if call else [max(given)] * len(body.invars)
         inside = _walk(body, marks, culprits)
@@ -90,17 +91,6 @@ def _through(
 def _dtype(v: Any) -> Any:
     """Return the dtype of a variable; bool for what has none, such as a token."""
     return getattr(v.aval, "dtype", jnp.bool_)
-
-
-def _bodies(equation: Any) -> list[Any]:
-    """Return the jaxprs an equation holds: of a call, a loop, the branches of a cond."""
-    found = []
-    for value in equation.params.values():
-        for inner in value if isinstance(value, tuple | list) else (value,):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                found.append(inner)
-    return found
 
 
 def disagrees(derivatives: Any, direction: Any, plus: Any, minus: Any, width: float) -> bool:

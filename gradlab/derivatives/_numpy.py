@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradlab.derivatives._analytic import NOT_ANALYTIC, disagrees, first_not_analytic
+from gradlab.derivatives._jaxpr import bytes_written
 from gradlab.derivatives._leaves import is_complex
 
 __all__ = ["Evaluator", "inside_a_transformation", "needs_numbers"]
@@ -195,7 +196,8 @@ class Traced:
             index, points, *extra = move
             return finish(over_points(lambda p: call(x.at[index].set(p)), points), *extra)
 
-        per_row = _evaluation_bytes(call, x) * moves[1].shape[1]
+        written = bytes_written(jax.make_jaxpr(call)(x).jaxpr) + x.size * x.dtype.itemsize
+        per_row = written * moves[1].shape[1]
         lanes = int(np.clip(_CHUNK_BYTES // per_row, 1, _MAX_LANES))
         try:
             return jax.lax.map(
@@ -291,28 +293,3 @@ def _abstract(value: Any) -> Any:
     if not number and not hasattr(value, "shape"):
         return value
     return jax.ShapeDtypeStruct(np.shape(value), np.asarray(value).dtype)
-
-
-def _evaluation_bytes(call: Callable[[Any], Any], x: Any) -> int:
-    """Bound the bytes one evaluation of f at x writes, from its jaxpr."""
-    jaxpr = jax.make_jaxpr(call)(x).jaxpr
-    return x.size * x.dtype.itemsize + _written(jaxpr)
-
-
-def _written(jaxpr: Any) -> int:
-    """Sum the sizes of all results in a jaxpr; a loop's body counts once."""
-    total = 0
-    for equation in jaxpr.eqns:
-        total += sum(_bytes(v.aval) for v in equation.outvars)
-        for value in equation.params.values():
-            for inner in value if isinstance(value, tuple | list) else (value,):
-                inner = getattr(inner, "jaxpr", inner)
-                total += _written(inner) if hasattr(inner, "eqns") else 0
-    return total
-
-
-def _bytes(aval: Any) -> int:
-    """Size of one abstract array; 0 for tokens and keys."""
-    dtype = getattr(aval, "dtype", None)
-    itemsize = getattr(dtype, "itemsize", 0)
-    return int(np.prod(getattr(aval, "shape", (0,)))) * int(itemsize)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from gradlab._errors import check_choice, leaf_name
 from gradlab._typing import Array, Loss, Params, PyTree, Scalar
+from gradlab.derivatives._jaxpr import primitive_names
 from gradlab.derivatives._leaves import (
     check_fits,
     check_params,
@@ -58,18 +59,16 @@ def value_grad_hvp(
         >>> print(value, gradient, product(jnp.ones(3)))
         9.0 [ 0.  3. 12.] [ 0.  6. 12.]
     """
-    x = _checked(f, x, args)
+    x, _ = _checked(f, x, args)
 
     def value_and_grad(x: Params) -> tuple[Any, Params]:
         return jax.value_and_grad(f)(x, *args)
 
-    try:
-        (value, gradient), push = jax.linearize(value_and_grad, x)
-    except TypeError as error:
-        if not _lacks_forward_mode(error):
-            raise
+    linear = _linearized(value_and_grad, x)
+    if linear is None:
         gradient, pull, value = jax.vjp(lambda x: value_and_grad(x)[::-1], x, has_aux=True)
         return value, gradient, lambda v: pull(_as_tangent(v, x))[0]
+    (value, gradient), push = linear
     return value, gradient, lambda v: push(_as_tangent(v, x))[1]
 
 
@@ -106,16 +105,11 @@ def hvp(
         [2. 2.]
     """
     check_choice("mode", mode, MODES)
-    x = _checked(f, x, args)
+    x, names = _checked(f, x, args)
     v = _as_tangent(v, x)
-    try:
-        return _MODES[mode](lambda x: f(x, *args), x, v)
-    except TypeError as error:
-        if mode not in ("forward_over_reverse", "reverse_over_forward"):
-            raise
-        if not _lacks_forward_mode(error):
-            raise
-        return _reverse_over_reverse(lambda x: f(x, *args), x, v)
+    if any(name.startswith("custom_vjp") for name in names):
+        mode = _mode_for_custom_vjp(mode, lambda x: f(x, *args), x, v)
+    return _MODES[mode](lambda x: f(x, *args), x, v)
 
 
 def hessian(
@@ -153,7 +147,7 @@ def hessian(
 
     def dense(*args: Any) -> PyTree:
         params, replace = select_arguments(args, argnums)
-        params = _checked(lambda params: f(*replace(params)), params, ())
+        params, _ = _checked(lambda params: f(*replace(params)), params, ())
         point, layout = flatten(params)
 
         def of_flat(flat: Array) -> Any:
@@ -168,16 +162,12 @@ def flat_hessian(f: Callable[[Array], Any], x: Array, chunk_size: int | None = N
     """Return the symmetric dense Hessian, shape (n, n), of f at the flat x, shape (n,)."""
     check_fits(x.size, x.dtype.itemsize)
     gradient = jax.grad(f)
-    try:
-        _, product = jax.linearize(gradient, x)
-    except TypeError as error:
-        if not _lacks_forward_mode(error):
-            raise
-        pull = jax.vjp(gradient, x)[1]
-        product = lambda v: pull(v)[0]  # noqa: E731
+    linear = _linearized(gradient, x)
+    pull = jax.vjp(gradient, x)[1] if linear is None else None
 
     def column(i: Array) -> Array:
-        return product(jnp.zeros_like(x).at[i].set(1))
+        unit = jnp.zeros_like(x).at[i].set(1)
+        return pull(unit)[0] if linear is None else linear[1](unit)
 
     chunk = min(x.size, chunk_size or _DEFAULT_CHUNK)
     columns = jax.lax.map(column, jnp.arange(x.size), batch_size=chunk)
@@ -222,18 +212,31 @@ _MODES = {
 }
 
 
-def _checked(f: Loss, x: Params, args: tuple[Any, ...]) -> Params:
-    """Return x with array leaves, after checking it and what f returns for it."""
+def _checked(f: Loss, x: Params, args: tuple[Any, ...]) -> tuple[Params, set[str]]:
+    """Return x with array leaves, and the primitives of f, after checking both."""
     check_params(x, "x", holomorphic=False)
     x = jax.tree.map(jnp.asarray, x)
     try:
-        out = jax.eval_shape(lambda x: f(x, *args), x)
+        traced, out = jax.make_jaxpr(lambda x: f(x, *args), return_shape=True)(x)
     except Exception as error:
         if not needs_numbers(error):
             raise
         raise TypeError(inside_a_transformation(error)) from error
     check_scalar(out)
-    return x
+    return x, primitive_names(traced.jaxpr)
+
+
+def _mode_for_custom_vjp(mode: str, f: Loss, x: Params, v: Params) -> str:
+    """Return `mode`, or "reverse_over_reverse" where it needs a missing forward mode."""
+    if mode in ("reverse_over_reverse", "finite"):
+        return mode
+    try:
+        works = _has_forward_mode(lambda x, v: _MODES[mode](f, x, v), x, v)
+    except (TypeError, NotImplementedError) as error:
+        if not _lacks_forward_mode(error):
+            raise
+        works = False
+    return mode if works else "reverse_over_reverse"
 
 
 def _as_tangent(v: Params, x: Params) -> Params:
@@ -255,9 +258,26 @@ def _as_tangent(v: Params, x: Params) -> Params:
     return jax.tree_util.tree_map_with_path(leaf, v, x)
 
 
-def _lacks_forward_mode(error: TypeError) -> bool:
+def _linearized(function: Callable[[Any], Any], x: Any) -> Any:
+    """Linearise at x; None where a custom_vjp has no forward mode."""
+    try:
+        out, push = jax.linearize(function, x)
+        return (out, push) if _has_forward_mode(push, x) else None
+    except (TypeError, NotImplementedError) as error:
+        if not _lacks_forward_mode(error):
+            raise
+        return None
+
+
+def _has_forward_mode(function: Callable[..., Any], *operands: Any) -> bool:
+    """Whether a traced derivative is free of what JAX refuses only when it is compiled."""
+    return "custom_lin" not in primitive_names(jax.make_jaxpr(function)(*operands).jaxpr)
+
+
+def _lacks_forward_mode(error: Exception) -> bool:
     """Whether JAX says that a custom_vjp has no forward mode."""
-    return "forward-mode" in str(error) and "custom_vjp" in str(error)
+    said = str(error)
+    return ("forward-mode" in said and "custom_vjp" in said) or "'custom_lin'" in said
 
 
 def _check_chunk(chunk_size: Any) -> None:
