@@ -9,7 +9,8 @@ where the program of φ'(u) u', which `jax.jvp` writes, is carried through to on
 So an operation needs nothing but the derivative rule it has anyway, and that rule, which
 may be the user's, decides what its derivatives are. Nesting `jvp` around a whole function
 doubles the work with every order; here only an operation whose derivative calls it more
-than once can do so, and only by itself (the scaled Bessel functions do).
+than once can do so, and only by itself: the scaled Bessel functions, and x**y when both
+move.
 """
 
 from __future__ import annotations
@@ -125,7 +126,8 @@ def applied(equation: Any) -> Apply:
 
     def apply(*operands: Array) -> list[Array]:
         results = primitive.bind(*operands, **primitive.get_bind_params(equation.params))
-        return list(results) if primitive.multiple_results else [results]
+        results = results if primitive.multiple_results else [results]
+        return [y if isinstance(y, jax.Array) else jnp.asarray(y) for y in results]
 
     return apply
 

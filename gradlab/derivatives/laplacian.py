@@ -32,9 +32,10 @@ def laplacian(f: Callable[..., Any], *, chunk_size: int | None = None) -> Callab
 
     $$ \Delta φ(u) = φ'(u)\,\Delta u + \sum_i φ''(u)[\partial_i u, \partial_i u]. $$
 
-    The cost is about n + 1 to 2n evaluations of f, half of that of n Hessian-vector
-    products or of a second-order Taylor series along each axis, and no reverse pass: f may
-    contain `lax.while_loop`. Memory is that of `chunk_size` evaluations of f side by side.
+    The cost is between n + 1 evaluations of f (matrix products) and about 2n (elementwise
+    functions): counted for a tanh network of three layers, 1.1n, where the trace of the
+    Hessian takes 2.1n. There is no reverse pass, so f may contain `lax.while_loop`. Memory
+    is that of `chunk_size` evaluations of f side by side.
 
     Args:
         f: Function of x and further arguments, to a floating array or a pytree of them;

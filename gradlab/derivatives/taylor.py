@@ -40,11 +40,13 @@ def taylor(f: Callable[[Any], Any], x: Params, v: Params, order: int) -> PyTree:
     Walther. An operation without one is integrated from its first derivative, so
     whatever `jax.jvp` differentiates has a Taylor series: linear algebra, special functions,
     loops, `custom_jvp` rules, and `custom_vjp` rules too. The cost is O(order²) evaluations
-    of f, each of one coefficient; nesting `jax.jvp` or `jax.grad` costs O(2^order). Inside
-    `jax.jit` all of it is compiled once.
+    of f, each of one coefficient, where nesting `jax.jvp` or `jax.grad` costs O(2^order);
+    only Bessel functions, and x**y when both move, still double with every order. Called
+    often, it belongs inside `jax.jit`, which compiles all of it once.
 
     Where f is not smooth (|x| at 0, a sort with ties) the coefficients are those of the
-    derivative rules JAX has there, as `jax.grad` nested would give.
+    derivative rules JAX has there, as `jax.grad` nested would give; likewise where such a
+    rule is itself right to first order only (`jax.scipy.special.i1` at exactly 0).
 
     Args:
         f: Function of one argument, from a pytree to a pytree of floating arrays.
