@@ -209,7 +209,7 @@ def complex_hessian(problem: Problem, out_eps: float) -> Array:
     )
 
     def finish(values: Any, h: Any, divisor: Any) -> Any:
-        plus, minus = values.imag
+        minus, plus = values.imag
         return (plus - minus) / h * 0.5 / divisor
 
     index = evaluate.xp.asarray(np.stack([rows, columns], axis=1))

@@ -122,8 +122,8 @@ def stencil(scheme: str, order: int, accuracy: int) -> Stencil:
 
 
 def _rank(pair: tuple[int, float]) -> tuple[int, int]:
-    """Order offsets by distance: 0, 1, -1, 2, -2 and so on."""
-    return abs(pair[0]), -pair[0]
+    """Order offsets by distance: 0, -1, 1, -2, 2 and so on."""
+    return abs(pair[0]), pair[0]
 
 
 def relative_step(eps: float, order: int, accuracy: int) -> float:

@@ -167,7 +167,7 @@ def flat_hessian(f: Callable[[Array], Any], x: Array, chunk_size: int | None = N
 
     def column(i: Array) -> Array:
         unit = jnp.zeros_like(x).at[i].set(1)
-        return pull(unit)[0] if linear is None else linear[1](unit)
+        return linear[1](unit) if pull is None else pull(unit)[0]
 
     chunk = min(x.size, chunk_size or _DEFAULT_CHUNK)
     columns = jax.lax.map(column, jnp.arange(x.size), batch_size=chunk)

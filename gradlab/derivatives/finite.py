@@ -74,8 +74,8 @@ class Differences:
     def num_evaluations(self, params: Params) -> int:
         """Return how many evaluations of f one derivative at `params` takes.
 
-        A function JAX cannot trace is called once more, with a traced argument and then to
-        see its output's dtype, the first time only.
+        The first time only, a function that JAX cannot trace is called twice more, to learn
+        that and its output's dtype, and for the complex scheme twice again, to check it.
         """
         return self.count(sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params)))
 
@@ -107,7 +107,8 @@ def grad(
 
     Args:
         f: Function (params, *args) to a real scalar; to a complex one if holomorphic in
-            complex params. A NumPy function is called on NumPy arrays, outside `jit`.
+            complex params. It is compiled, so must be pure: new data go through args. A
+            NumPy function is called on NumPy arrays, outside `jit`.
         scheme: "central", "forward", "backward" or "complex".
         step: Absolute step, a number or a pytree like the parameters. Default: eps^(1 / (1 +
             accuracy)) times the size of each entry, rounded to a power of two, where eps is
