@@ -245,3 +245,76 @@ def cases(dtype: str = "float64", heldout: bool = False) -> list[tuple[Function,
         for f in chosen
         for x in (f.heldout if heldout else f.points)
     ]
+
+
+@dataclass(frozen=True, eq=False)
+class Multivariate:
+    """A function of several variables, two points and two held-out ones."""
+
+    name: str
+    formula: Callable[[Any, Any], Any]  # of (m, x): the components of x are scalars
+    points: tuple[tuple[float, ...], ...]
+    heldout: tuple[tuple[float, ...], ...]
+
+    def __call__(self, x: Any) -> Any:
+        """Evaluate in JAX at x, shape (n,)."""
+        return self.formula(jnp, x)
+
+    def numpy(self, x: Any) -> Any:
+        """Evaluate in NumPy; overflow and invalid values are answers, not warnings."""
+        with np.errstate(all="ignore"):
+            return self.formula(np, np.asarray(x))
+
+
+def _chain(m: Any, x: Any) -> Any:
+    return sum(100 * (x[i + 1] - x[i] * x[i]) ** 2 + (1 - x[i]) ** 2 for i in range(len(x) - 1))
+
+
+def _softmax_loss(m: Any, x: Any) -> Any:
+    return m.log(sum(m.exp(x[i]) for i in range(len(x)))) - x[0]
+
+
+def _kinetics(m: Any, x: Any) -> Any:
+    """Rate constants of very different size: each entry has its own scale."""
+    return m.exp(-1e9 * x[0]) + m.sin(1e-6 * x[1]) * x[2] + m.log(x[3])
+
+
+def _network(m: Any, x: Any) -> Any:
+    hidden = [m.tanh(x[3 * k] + 0.5 * x[3 * k + 1]) * x[3 * k + 2] for k in range(3)]
+    return (hidden[0] - 2 * hidden[1] + hidden[2] - 1) ** 2
+
+
+def _well(m: Any, x: Any) -> Any:
+    r = m.sqrt(x[0] * x[0] + x[1] * x[1] + x[2] * x[2])
+    return 4 * (r**-12 - r**-6)
+
+
+_V = Multivariate
+MULTIVARIATE: tuple[Multivariate, ...] = (
+    _V("Rosenbrock 4", _chain, ((-1.2, 1.0, 0.5, 2.0), (0.9, 0.7, 0.6, 0.3)), ((1.3, -0.4, 0.8, 0.2), (0.2, 0.6, -1.1, 1.7))),
+    _V("softmax loss", _softmax_loss, ((0.1, 2.0, -1.0, 5.0, 0.3), (3.0, -4.0, 1.0, 0.0, 0.7)), ((1.1, 0.4, -2.0, 2.5, 0.9), (-0.6, 1.8, 0.2, 3.1, -1.4))),
+    _V("rate constants", _kinetics, ((3e-10, 2e5, 40.0, 1e-3), (1e-9, -1e6, 0.5, 2e4)), ((7e-10, 5e5, 8.0, 0.03), (2e-9, 3e6, -3.0, 7e2))),
+    _V("network of 9", _network, (tuple(0.3 * k - 1.1 for k in range(9)), tuple(0.9 - 0.2 * k for k in range(9))), (tuple(0.25 * k - 0.8 for k in range(9)), tuple(1.3 - 0.3 * k for k in range(9)))),
+    _V("Lennard-Jones", _well, ((1.1, 0.3, 0.2), (0.8, -0.9, 0.6)), ((0.9, 0.5, -0.4), (1.4, 0.2, 0.7))),
+    _V("Branin-like", lambda m, x: (x[1] - 0.129 * x[0] * x[0] + 1.6 * x[0] - 6) ** 2 + 9.6 * m.cos(x[0]) + 10, ((2.0, 3.0), (-3.0, 11.0)), ((1.2, 5.5), (6.3, 1.9))),
+    _V("powers", lambda m, x: x[0] ** 3 * x[1] ** 2 / x[2], ((2.0, 0.5, 4.0), (1e-3, 30.0, 0.2)), ((0.7, 3.0, 9.0), (2e-3, 50.0, 0.6))),
+    _V("oscillations", lambda m, x: m.sin(30 * x[0]) * m.cos(20 * x[1]) + m.exp(x[2]), ((0.3, 0.7, 1.0), (1.9, -0.4, -2.0)), ((0.55, 1.2, 0.4), (2.6, -0.9, 1.5))),
+    _V("log-likelihood", lambda m, x: -m.log(x[1]) - sum((d - x[0]) ** 2 for d in (0.3, 1.1, 2.4)) / (2 * x[1] * x[1]), ((1.0, 0.7), (0.2, 2.0)), ((1.6, 1.1), (0.5, 0.4))),
+    _V("distances", lambda m, x: m.sqrt(x[0] ** 2 + x[1] ** 2) + m.sqrt((x[0] - 1) ** 2 + x[2] ** 2), ((0.4, 0.3, 2.0), (1.2, -0.01, 0.5)), ((0.8, 0.6, 1.1), (1.7, -0.05, 0.3))),
+)
+
+
+@functools.cache
+def gradient_truth(function: Multivariate, x: tuple[float, ...]) -> tuple[float, ...]:
+    """Return the gradient at x to 50 digits, rounded."""
+    point = [mpmath.mpf(v) for v in x]
+    result = []
+    for i, value in enumerate(point):
+
+        def line(t: Any, i: int = i) -> Any:
+            return function.formula(MP, [*point[:i], t, *point[i + 1 :]])
+
+        with mpmath.workdps(200):
+            step = mpmath.mpf(10) ** -30 * min(abs(value) or 1, 1)
+            result.append(float(mpmath.diff(line, value, 1, h=step)))
+    return tuple(result)
