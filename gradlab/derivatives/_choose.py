@@ -54,6 +54,7 @@ class Choice(NamedTuple):
         noisy: Share of the noise in `error`.
         roundings: Noise level over the rounding of the samples.
         doubt: Error at the top step over the variation of the samples.
+        following: The same candidate's derivative of the next order, 0 where it has none.
     """
 
     value: Any
@@ -62,6 +63,7 @@ class Choice(NamedTuple):
     noisy: Any
     roundings: Any
     doubt: Any
+    following: Any
 
 
 def _residuals(sample: Samples, values: Any, xp: Any) -> Any:
@@ -147,13 +149,29 @@ def choose(
                 nodes,
                 order,
                 (estimates, error, noisy, noise, eps * largest, variation),
+                _next_order(samples, order, xp),
                 xp,
             )
     return result
 
 
+def _next_order(samples: list[Samples], order: int, xp: Any) -> Any:
+    """Estimate the next derivative by every candidate, shape (P, C)."""
+    for table, values in samples:
+        if order + 1 in table.weights:
+            return abs(values @ xp.asarray(table.weights[order + 1], dtype=values.dtype).T)
+    count = len(samples[0].table.terms)
+    return 0 * xp.repeat(samples[0].values[:, :1], count, axis=1)
+
+
 def _pick(
-    best: Any, table: Table, nodes: Any, order: int, columns: tuple[Any, ...], xp: Any
+    best: Any,
+    table: Table,
+    nodes: Any,
+    order: int,
+    columns: tuple[Any, ...],
+    following: Any,
+    xp: Any,
 ) -> Choice:
     """Read the chosen column of each row."""
     picked = [xp.take_along_axis(column, best, axis=1)[:, 0] for column in columns]
@@ -171,6 +189,7 @@ def _pick(
         noisy / xp.maximum(error, tiny),
         noise / xp.maximum(rounding, tiny),
         error * top**order / xp.maximum(xp.maximum(variation, 64 * rounding), tiny),
+        xp.take_along_axis(following, best, axis=1)[:, 0],
     )
 
 

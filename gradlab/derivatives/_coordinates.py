@@ -126,14 +126,24 @@ def on_lines(
             jax.jit(lambda flat: analyse(jnp, layout, call, lines, flat)),
         )
 
+    # What f turned out to be at parameters of each layout: its output, or None for NumPy.
+    outputs: dict[Coordinates, Any] = {}
+
+    def traced_output(layout: Coordinates) -> Any:
+        if layout not in outputs:
+            shapes = layout.abstract()
+            traceable = is_traceable(f, shapes)
+            outputs[layout] = jax.eval_shape(f, shapes) if traceable else None
+        return outputs[layout]
+
     def at(params: Params) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # float64 is safe with a NumPy function
             check_params(params, holomorphic=False)
         layout, leaves = _coordinates_of(params, jnp)
-        if is_traceable(f, layout.abstract()):
+        output = traced_output(layout)
+        if output is not None:
             check_params(params, holomorphic=False)
-            output = jax.eval_shape(f, layout.abstract())
             check_output(output)
             traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
             flat = layout.flatten(leaves, jnp if traced else np)
@@ -144,6 +154,10 @@ def on_lines(
         output = jax.tree.map(np.asarray, f(layout.unflatten(flat)))
         check_output(output)
         call = layout.vector_function(f, np)
-        return analyse(np, layout, call, functools.partial(along, call, np), flat), layout, output
+        return (
+            analyse(np, layout, call, functools.partial(along, call, np), flat),
+            layout,
+            output,
+        )
 
     return at

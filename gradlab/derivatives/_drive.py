@@ -157,7 +157,7 @@ def run_with_ladder(
         choice = answers[order]
         value = xp.ldexp(choice.value, -top * order) * sign**order
         error = xp.ldexp(choice.error, -top * order)
-        next_up = xp.ldexp(abs(answers[order + 1].value), -top * (order + 1))
+        next_up = xp.ldexp(choice.following, -top * (order + 1))
         error = error + xp.where(xp.isfinite(next_up), spacing * next_up, 0)
         # Factors of f are rounded too, the same way at every sample.
         error = error + float(np.finfo(work).eps) * abs(value)
@@ -215,7 +215,7 @@ def _analyse(
             _choose.Samples(plan.table("odd"), parts.odd),
             _choose.Samples(plan.table("even"), parts.even),
         ]
-        return normalised(samples, parts.size, eps, blur, given * 0.75, plan.all_orders, xp)
+        return normalised(samples, parts.size, eps, blur, given * 0.75, plan.orders, xp)
 
     def alone(values: Any, center: Any, blur: Any) -> Any:
         table = plan.table("one-sided")
@@ -223,7 +223,7 @@ def _analyse(
         gain = values - center[:, None]
         size = xp.maximum(abs(values), abs(center)[:, None])
         samples = [_choose.Samples(table, gain)]
-        return normalised(samples, size, eps, blur, given * 1.5, plan.all_orders, xp)
+        return normalised(samples, size, eps, blur, given * 1.5, plan.orders, xp)
 
     def nothing(*operands: Any) -> Any:
         shapes = jax.eval_shape(alone, *operands)
@@ -288,6 +288,7 @@ def normalised(
         order: c._replace(
             value=xp.ldexp(c.value, exponent),
             error=xp.ldexp(c.error, exponent),
+            following=xp.ldexp(c.following, exponent),
         )
         for order, c in result.items()
     }

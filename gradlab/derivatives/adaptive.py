@@ -21,6 +21,7 @@ References:
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -107,11 +108,16 @@ def derivative(
         call = to_numpy(mapped) if center is None else pointwise_numpy(f)
         return _pointwise(plan, given, call, np, x, center)
 
+    @functools.cache
+    def by_jax(dtype: Any) -> bool:
+        one = jax.ShapeDtypeStruct((), dtype)
+        if traceable := is_traceable(f, one):
+            _check_number(jax.eval_shape(lambda v: f(v), one))
+        return traceable
+
     def at(x: ArrayLike) -> Estimate:
         x = _real_points(x)
-        one = jax.ShapeDtypeStruct((), x.dtype)
-        if is_traceable(f, one):
-            _check_number(jax.eval_shape(lambda v: f(v), one))
+        if by_jax(np.dtype(x.dtype)):
             answers, center = in_numpy_or_traced(outside, within, x.ravel())
             answers, center = jax.tree.map(jnp.asarray, (answers, center))
         else:
