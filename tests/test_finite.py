@@ -204,6 +204,14 @@ def test_constant_has_derivative_zero_and_a_line_its_slope_exactly():
         assert_close(finite.grad(lambda x: 0.5 * x[2], **options)(x)[2], jnp.asarray(0.5))
 
 
+def test_slope_of_a_line_is_exact_however_the_moved_point_is_rounded():
+    # x + h of these is off by up to 1e-8 of h: the divisor is the distance really moved.
+    x = jnp.array([0.1, 1 / 3, 1e5 / 7])
+    for scheme, accuracy in [("central", 2), ("forward", 1), ("backward", 2)]:
+        operator = finite.grad(lambda x: x[2], scheme=scheme, accuracy=accuracy, step=1e-3 / 3)
+        assert_close(operator(x)[2], jnp.asarray(1.0), factor=10)
+
+
 @pytest.mark.parametrize("factor", [2.0**-30, 2.0**30])
 def test_scaled_loss_has_the_scaled_derivative_exactly(factor):
     x = jnp.asarray(START)

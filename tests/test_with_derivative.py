@@ -100,15 +100,24 @@ def test_gradient_is_that_of_the_operator(name, dtype):
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_errors_are_the_stated_powers_of_eps(name, dtype):
+    # Medians over points: measured 0.7 to 2.6 times the power; a tenth of the step, or ten
+    # times it, multiplies the error by 5 to 50.
     operator, first, second, *_ = OPERATORS[name]
-    x, v = point(dtype), direction(dtype)
-    exact_x, exact_v = (jax.tree.map(lambda a: a.astype(jnp.float64), t) for t in (x, v))
     f, eps = with_derivative(rosenbrock, grad=operator), float(jnp.finfo(dtype).eps)
-    g, product = jax.jvp(jax.grad(f), (x,), (v,))
-    expected = jax.jvp(jax.grad(rosenbrock), (exact_x,), (exact_v,))
-    assert product["a"].dtype == dtype
-    assert relative_error(g, expected[0]) <= 20 * eps**first
-    assert relative_error(product, expected[1]) <= 20 * eps**second
+    x = {"a": jax.random.normal(jax.random.key(0), (15, 5), dtype)}
+    v = {"a": jax.random.normal(jax.random.key(1), (15, 5), dtype)}
+
+    def products(f, x, v):
+        return jax.vmap(lambda x, v: jax.jvp(jax.grad(f), (x,), (v,)))(x, v)
+
+    exact = jax.tree.map(lambda a: a.astype(jnp.float64), (x, v))
+    for actual, expected, power in zip(
+        products(f, x, v), products(rosenbrock, *exact), (first, second), strict=True
+    ):
+        assert actual["a"].dtype == dtype
+        error = jnp.max(jnp.abs(actual["a"] - expected["a"]), axis=1)
+        error /= jnp.max(jnp.abs(expected["a"]), axis=1)
+        assert jnp.median(error) <= 5 * eps**power
 
 
 @pytest.mark.parametrize("mode", PRODUCTS)
