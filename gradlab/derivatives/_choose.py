@@ -19,6 +19,8 @@ __all__ = ["Choice", "Samples", "choose"]
 # Bars are this many noise levels wide: the residuals are few, and rounding errors of
 # neighbouring samples are not independent.
 _NOISE_WIDTH = 3.0
+# Rungs a run must have below it, to see the noise with.
+_MIN_BELOW = 3
 # Noise level over the largest residual, and how much more the largest of few may hide: with
 # r rungs below a run, level = _LEVEL (1 + _FEW / r) × largest.
 _LEVEL, _FEW = 0.55, 3.0
@@ -122,7 +124,7 @@ def choose(
     nodes = xp.asarray(table.nodes, dtype=size.dtype)
     noise, wrong, misfit, variation, largest = _noise(samples, size, eps, blur, given, xp)
     usable = ~xp.any(~finite[:, None, :] & xp.asarray(table.used)[None], axis=2)
-    usable = usable & (table.below.sum(axis=1) >= 2)[None]
+    usable = usable & (table.below.sum(axis=1) >= _MIN_BELOW)[None]
     swing = sum(abs(values) for _, values in samples)
     result = {}
     for sample in samples:
@@ -250,7 +252,7 @@ def _hidden(
 
 def _by_rung(table: Table) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the candidates whose run ends just below each rung, padded, and a mask."""
-    usable = table.above & (table.below.sum(axis=1) >= 2)[:, None]
+    usable = table.above & (table.below.sum(axis=1) >= _MIN_BELOW)[:, None]
     lists = [np.flatnonzero(column) for column in usable.T]
     width = max(1, *(len(found) for found in lists))
     groups = np.zeros((len(lists), width), int)

@@ -19,6 +19,8 @@ __all__ = ["Parts", "choose_top", "kink", "levels", "one_sided_parts", "split"]
 _GOOD, _DEPARTED = 2.0**-6, 2.0**-4
 # A smallest disagreement above this is noise.
 _NOISY = 2.0**-12
+# Octaves from the first level that stands clear of the noise to the highest rung.
+_ABOVE_CLEAR = 4
 # Octaves added to a length of which noise leaves only a lower bound: half a scan's gap.
 _UNKNOWN_LENGTH = 4
 # The highest rung is this many octaves above the estimated length.
@@ -179,15 +181,24 @@ def _variation_exponent(parts: Parts, exponents: Any, xp: Any) -> Any:
     """Fall back, where noise hides every smooth stretch, on the first clear variation."""
     count = exponents.shape[1]
     middle = _first(exponents >= 0, count - 1, xp)
-    level = _first(_clear(parts, xp), count, xp)
-    level = xp.where(level < count, level, middle)
-    return _at(exponents, level, xp) + 6
+    clear, varied = _clear(parts, xp), _varied(parts, xp)
+    # Noise may be small at the lowest level by chance, but then it does not go on rising.
+    rising = xp.concatenate([varied[:, 1:] > 4 * varied[:, :-1], clear[:, :1] & False], axis=1)
+    last = count - 1 - xp.argmax(clear[:, ::-1], axis=1)
+    last = xp.where(xp.any(clear, axis=1), last, middle)
+    level = _first(clear & rising, count, xp)
+    level = xp.where(level < count, level, last)
+    return _at(exponents, level, xp) + _ABOVE_CLEAR
+
+
+def _varied(parts: Parts, xp: Any) -> Any:
+    varied = abs(parts.odd) + abs(parts.even)
+    return xp.where(xp.isfinite(varied), varied, 0)
 
 
 def _clear(parts: Parts, xp: Any) -> Any:
     """Tell the levels whose variation is 16 times everything below: noise is level."""
-    varied = abs(parts.odd) + abs(parts.even)
-    varied = xp.where(xp.isfinite(varied), varied, 0)
+    varied = _varied(parts, xp)
     before = np.tri(varied.shape[1], k=-1, dtype=bool)[None]
     lower = xp.max(xp.where(before, varied[:, None, :], 0), axis=2)
     return (varied > 16 * lower) & (lower > 0)
