@@ -24,6 +24,7 @@ def run(arguments: Sequence[str]) -> int | None:
     options = parser.parse_args(arguments)
     if not options.problem:
         parser.error(f"--problem is missing, for example: {_EXAMPLE}.")
+    _problems(options)  # what is wrong with them is told before a folder is made
     with runs.record(
         "compare", root=options.out, dtype=options.dtype, seed=options.seed
     ) as folder:
@@ -82,18 +83,25 @@ def _parser() -> Parser:
     return parser
 
 
+def _problems(options: argparse.Namespace) -> list[Any]:
+    """Build the problems asked for, each once, named as they were asked for."""
+    import gradlab as gl
+
+    try:
+        return [
+            dataclasses.replace(gl.problems.get(name, **settings), name=label)
+            for label, (name, settings) in dict(options.problem).items()
+        ]
+    except (TypeError, ValueError) as error:
+        raise runs.UsageError(str(error)) from error
+
+
 def _measure(options: argparse.Namespace) -> Any:
     """Run every method on every problem and return the joined comparison."""
     import gradlab as gl
 
-    parts = []
-    for label, name, settings in options.problem:
-        try:
-            problem = gl.problems.get(name, **settings)
-        except (TypeError, ValueError) as error:
-            raise runs.UsageError(str(error)) from error
-        problem = dataclasses.replace(problem, name=label)
-        parts.append(
+    return gl.Comparison.merge(
+        [
             gl.compare(
                 problem,
                 options.methods,
@@ -103,8 +111,9 @@ def _measure(options: argparse.Namespace) -> Any:
                 max_cost=options.max_cost,
                 tune=not options.no_tune,
             )
-        )
-    return gl.Comparison.merge(parts)
+            for problem in _problems(options)
+        ]
+    )
 
 
 def _draw(comparison: Any) -> dict[str, Any]:
@@ -127,8 +136,8 @@ def _file_name(label: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", label)
 
 
-def _problem(text: str) -> tuple[str, str, dict[str, Any]]:
-    """Read `name:option=value:option=value` as its label, its name and its options."""
+def _problem(text: str) -> tuple[str, tuple[str, dict[str, Any]]]:
+    """Read `name:option=value:option=value` as its label, and its name and options."""
     name, *settings = text.split(":")
     known = _cli_names.problems()
     if name not in known:
@@ -143,7 +152,7 @@ def _problem(text: str) -> tuple[str, str, dict[str, Any]]:
         if not equals:
             raise argparse.ArgumentTypeError(f"write {name}:{option}=VALUE, got {setting!r}.")
         values[option] = _value(value)
-    return text, name, values
+    return text, (name, values)
 
 
 def _value(text: str) -> Any:

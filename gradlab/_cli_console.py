@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 DTYPES = ("float32", "float64")
+_FEW = 16  # names that still fit two lines of a terminal
 USAGE, INTERRUPTED = 2, 130  # exit codes: argparse's own, and a shell's for Ctrl-C
 
 
@@ -35,9 +36,9 @@ class UsageError(Exception):
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` that answers an unknown option with the nearest one."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+    def __init__(self, **texts: str | None) -> None:
+        layout = argparse.RawDescriptionHelpFormatter
+        super().__init__(allow_abbrev=False, formatter_class=layout, **texts)  # type: ignore[arg-type]
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, or exit with code 2 and one line that says what to write instead."""
@@ -57,7 +58,8 @@ class Parser(argparse.ArgumentParser):
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Say that there is no such name, which one is nearest, and which there are."""
     known = list(known)
-    return f"unknown {kind} {name!r}.{nearest(name, known)} Known: {', '.join(known)}."
+    told = f"Known: {', '.join(known)}." if len(known) <= _FEW else "`gradlab list` shows all."
+    return f"unknown {kind} {name!r}.{nearest(name, known)} {told}"
 
 
 def one_of(kind: str, names: Iterable[str]) -> Callable[[str], str]:

@@ -7,7 +7,7 @@ here against the real tables.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,12 +38,26 @@ def experiments() -> dict[str, Entry]:
 def problems() -> dict[str, Entry]:
     """Return the registered problems by name, with the options of their builders."""
     found = [
-        Entry(name, _first_line(function), path, _keywords(function))
+        Entry(name, _description(function), path, _keywords(function))
         for path in sorted((_PACKAGE / "problems").glob("*.py"))
         for function in _functions(_parse(path))
         for name in _registered(function)
     ]
-    return {entry.name: entry for entry in sorted(found)}
+    return {entry.name: entry for entry in sorted([*found, *_nist()])}
+
+
+def _nist() -> Iterator[Entry]:
+    """Yield NIST's regressions, which are registered from a table: data set, (model, level)."""
+    path = _PACKAGE / "problems" / "nist" / "__init__.py"
+    module = _parse(path)
+    builders = [f for f in ast.walk(module) if isinstance(f, ast.FunctionDef)]
+    options = next(_keywords(f) for f in builders if f.name == "build")
+    for table in _tables(module, ("_TABLE",)):
+        for key, value in zip(table.keys, table.values, strict=True):
+            if isinstance(key, ast.Constant) and isinstance(value, ast.Tuple):
+                name, level = str(key.value), ast.literal_eval(value.elts[1])
+                caption = f"NIST's regression {name}, of {level} difficulty"
+                yield Entry(name.lower(), caption, path, options)
 
 
 def methods() -> dict[str, Entry]:
@@ -52,7 +66,7 @@ def methods() -> dict[str, Entry]:
     ours = {f.name: _first_line(f) for module in modules.values() for f in _functions(module)}
     found = []
     for path, module in modules.items():
-        for table in _tables(module):
+        for table in _tables(module, _METHOD_TABLES):
             for key, value in zip(table.keys, table.values, strict=True):
                 # A factory, or a pair of a factory and its default learning rate.
                 factory = value.elts[0] if isinstance(value, ast.Tuple) else value
@@ -62,13 +76,13 @@ def methods() -> dict[str, Entry]:
     return {entry.name: entry for entry in sorted(found)}
 
 
-def _tables(module: ast.Module) -> Iterator[ast.Dict]:
-    """Yield the dictionary displays inside the assignments to the tables of methods."""
+def _tables(module: ast.Module, names: Sequence[str]) -> Iterator[ast.Dict]:
+    """Yield the dictionary displays inside the assignments to these names."""
     for node in module.body:
         targets = (
             node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         )
-        if any(isinstance(t, ast.Name) and t.id in _METHOD_TABLES for t in targets):
+        if any(isinstance(t, ast.Name) and t.id in names for t in targets):
             yield from (inner for inner in ast.walk(node) if isinstance(inner, ast.Dict))
 
 
@@ -95,6 +109,17 @@ def _registered(function: ast.FunctionDef) -> list[str]:
     ]
 
 
+def _description(builder: ast.FunctionDef) -> str:
+    """Return the description a builder gives its problem, or its docstring's first line."""
+    given = [
+        node.value.value
+        for node in ast.walk(builder)
+        if isinstance(node, ast.keyword) and node.arg == "description"
+        if isinstance(node.value, ast.Constant)
+    ]
+    return str(given[0]).rstrip(".") if given else _first_line(builder)
+
+
 def _keywords(function: ast.FunctionDef) -> tuple[str, ...]:
     """Return the names of a function's keyword-only parameters."""
     return tuple(argument.arg for argument in function.args.kwonlyargs)
@@ -103,4 +128,5 @@ def _keywords(function: ast.FunctionDef) -> tuple[str, ...]:
 def _first_line(node: ast.Module | ast.FunctionDef) -> str:
     """Return the first line of a docstring as a caption: no verb, no dot, no TeX dollars."""
     line = (ast.get_docstring(node) or "").partition("\n")[0]
-    return line.removeprefix("Build ").rstrip(".").replace("$", "")
+    caption = line.removeprefix("Build ").rstrip(".").replace("$", "")
+    return caption[:1].upper() + caption[1:]
