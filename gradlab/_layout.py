@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradlab._tree import real_dtype
-from gradlab._typing import Array, Params
+from gradlab._typing import AnyArray, Array, Params
 
 __all__ = ["Layout"]
 
@@ -40,17 +42,24 @@ class Layout:
         dtype = real_dtype(params)
         return jnp.concatenate([x.ravel().astype(dtype) for x in jax.tree.leaves(params)])
 
-    def unpack(self, vector: Array) -> Params:
-        """Split a vector (leading axes allowed) into the tree again."""
-        leaves, start = [], 0
-        for shape, dtype in zip(self.shapes, self.dtypes, strict=True):
-            size = 1
-            for length in shape:
-                size *= length
-            part = vector[..., start : start + size]
-            leaves.append(part.reshape(*vector.shape[:-1], *shape).astype(dtype))
-            start += size
-        return self.structure.unflatten(leaves)
+    def unpack(self, vector: AnyArray) -> Params:
+        """Split a vector (leading axes allowed) into the tree again.
+
+        Traced, by one `split`, whose transpose is one concatenation; slices would each be
+        padded back. From Python by NumPy: a program of so many outputs compiles for long.
+        """
+        sizes = [math.prod(shape) for shape in self.shapes]
+        if isinstance(vector, jax.core.Tracer):
+            parts = jax.lax.split(vector, sizes, axis=-1)
+        else:
+            parts = np.split(np.asarray(vector), np.cumsum(sizes)[:-1], axis=-1)
+        leaves = [
+            part.reshape((*vector.shape[:-1], *shape)).astype(dtype)
+            for part, shape, dtype in zip(parts, self.shapes, self.dtypes, strict=True)
+        ]
+        tree = self.structure.unflatten(leaves)
+        as_is = isinstance(vector, np.ndarray | jax.core.Tracer)
+        return tree if as_is else jax.device_put(tree)
 
     def wrap(self, loss: Callable[..., Any]) -> Callable[..., Any]:
         """Make a loss of the tree one of the vector; equal losses stay equal."""

@@ -53,6 +53,11 @@ class Method:
         """Whether it has a learning rate to choose."""
         return "learning_rate" in self.hyperparams
 
+    @property
+    def sees_leaves(self) -> bool:
+        """Whether it may treat leaves apart, so that they cannot travel as one vector."""
+        return isinstance(self.factory, _Given) or "mask" in dict(self.static)
+
     def build(self, hyperparams: dict[str, Any] | None = None) -> Any:
         """Build the optax transformation, with these hyper-parameters instead of its own."""
         numbers = dict(self.hyperparams if hyperparams is None else hyperparams)
