@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 
@@ -188,6 +189,7 @@ def test_the_commit_is_that_of_the_script(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("1")
     _git(tmp_path, "init", "-q")
+    _git(tmp_path, "commit", "-qm", "none", "--allow-empty")
     assert _environment.git_state(script) is None  # not tracked: the commit is not its own
     _git(tmp_path, "add", "script.py")
     _git(tmp_path, "commit", "-qm", "one")
@@ -220,15 +222,30 @@ def test_a_fault_keeps_its_traceback():
         guarded(lambda: __import__("no_such_module"), "gradlab")
 
 
-def test_ctrl_c_ends_a_program_with_130_and_no_traceback(tmp_path):
+SLEEPING = """
+        print('started', flush=True)
+        time.sleep(60)
+"""
+# Leaving by sys.exit while XLA compiles crashes the interpreter, after seconds.
+COMPILING = """
+        import jax, jax.numpy as jnp
+        def f(x):
+            for k in range(150):
+                x = jnp.linalg.eigh(x @ x.T + k)[1] if k % 10 == 0 else jnp.sin(x @ x) + k
+            return x
+        lowered = jax.jit(f).lower(jnp.ones((8, 8)))
+        print('started', flush=True)
+        lowered.compile()
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("work", [SLEEPING, COMPILING])
+def test_ctrl_c_ends_a_program_with_130_and_no_traceback(tmp_path, work):
     script = tmp_path / "script.py"
     script.write_text(
-        "import os, signal, time\nfrom gradlab import runs\n"
-        "def main():\n"
-        "    with runs.record('job', root='runs'):\n"
-        "        print('started', flush=True)\n"
-        "        time.sleep(60)\n"
-        "runs.console(main)\n"
+        "import time\nfrom gradlab import runs\n"
+        "def main():\n    with runs.record('job', root='runs'):" + work + "runs.console(main)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
@@ -241,7 +258,7 @@ def test_ctrl_c_ends_a_program_with_130_and_no_traceback(tmp_path):
     )
     try:
         assert process.stdout.readline() == "started\n"
-        process.send_signal(2)
+        process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
