@@ -14,52 +14,65 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# Public name -> module that defines it; a module listed under its own name is public itself.
+# Public name -> module that defines it.
 _HOMES = {
     "Comparison": "gradlab.compare",
+    "Estimate": "gradlab.derivatives.adaptive",
     "Method": "gradlab.optimizers",
+    "NoiseEstimate": "gradlab.derivatives.noise",
     "Problem": "gradlab.problems",
     "Progress": "gradlab.minimize",
     "Result": "gradlab.result",
     "Status": "gradlab.result",
     "Trace": "gradlab.trace",
     "compare": "gradlab.compare",
-    "finite": "gradlab.derivatives.finite",
+    "estimate_noise": "gradlab.derivatives.noise",
     "hessian": "gradlab.derivatives.autodiff",
     "hvp": "gradlab.derivatives.autodiff",
+    "laplacian": "gradlab.derivatives.laplacian",
     "make": "gradlab.optimizers",
     "methods": "gradlab.optimizers",
     "minimize": "gradlab.minimize",
+    "mixed_partial": "gradlab.derivatives.taylor",
     "newton": "gradlab.optimizers",
     "newton_cg": "gradlab.optimizers",
-    "optimizers": "gradlab.optimizers",
+    "nth_derivative": "gradlab.derivatives.taylor",
     "plot_convergence": "gradlab.plots",
     "plot_learning_rates": "gradlab.plots",
     "plot_performance_profile": "gradlab.plots",
     "plot_spectrum": "gradlab.plots",
     "plot_step_size_errors": "gradlab.plots",
     "plot_trajectories": "gradlab.plots",
-    "plots": "gradlab.plots",
-    "problems": "gradlab.problems",
+    "taylor": "gradlab.derivatives.taylor",
     "value_grad_hvp": "gradlab.derivatives.autodiff",
     "with_derivative": "gradlab.derivatives.with_derivative",
 }
 
-__all__ = sorted(_HOMES)
+# Public modules and where they live.
+_MODULES = {
+    "adaptive": "gradlab.derivatives.adaptive",
+    "backprop": "gradlab.derivatives.backprop",
+    "finite": "gradlab.derivatives.finite",
+    "optimizers": "gradlab.optimizers",
+    "plots": "gradlab.plots",
+    "problems": "gradlab.problems",
+}
+
+__all__ = sorted([*_HOMES, *_MODULES])
 
 # Functions that share their name with the module they live in.
 _FUNCTIONS = ("minimize", "compare")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name in _MODULES:
+        value = importlib.import_module(_MODULES[name])
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    else:
         from gradlab._errors import nearest
 
-        raise AttributeError(f"gradlab has no attribute {name!r}.{nearest(name, _HOMES)}")
-    home = importlib.import_module(_HOMES[name])
-    value = home if home.__name__.rpartition(".")[2] == name else getattr(home, name)
-    if name in _FUNCTIONS:
-        value = getattr(home, name)
+        raise AttributeError(f"gradlab has no attribute {name!r}.{nearest(name, __all__)}")
     globals()[name] = value
     return value
 
@@ -82,8 +95,12 @@ sys.modules[__name__].__class__ = _Package
 if TYPE_CHECKING:
     from gradlab import optimizers, plots, problems
     from gradlab.compare import Comparison, compare
-    from gradlab.derivatives import finite
+    from gradlab.derivatives import adaptive, backprop, finite
+    from gradlab.derivatives.adaptive import Estimate
     from gradlab.derivatives.autodiff import hessian, hvp, value_grad_hvp
+    from gradlab.derivatives.laplacian import laplacian
+    from gradlab.derivatives.noise import NoiseEstimate, estimate_noise
+    from gradlab.derivatives.taylor import mixed_partial, nth_derivative, taylor
     from gradlab.derivatives.with_derivative import with_derivative
     from gradlab.minimize import Progress, minimize
     from gradlab.optimizers import Method, make, methods, newton, newton_cg

@@ -147,7 +147,9 @@ def scalar_loss(loss: Callable[..., Any], has_aux: bool = False) -> Callable[...
 def _check_scalar(value: Any) -> jax.Array:
     """Return the loss's value as a real scalar array, or raise saying what to do."""
     if value is None:
-        raise TypeError("`loss` must return a scalar, but returned None: is a `return` missing?")
+        raise TypeError(
+            "`loss` must return a scalar, but returned None: is a `return` missing?"
+        )
     kind = isinstance(value, float | jax.Array | np.ndarray | np.floating)
     if not kind or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
         raise TypeError(

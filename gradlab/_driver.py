@@ -177,7 +177,9 @@ def _first_length(options: Options) -> int:
     return np.iinfo(np.int32).max // 2 if options.loop == "single" else 1
 
 
-def _next_length(length: int, taken: int, elapsed: float, clock: float, options: Options) -> int:
+def _next_length(
+    length: int, taken: int, elapsed: float, clock: float, options: Options
+) -> int:
     """Steps of the next chunk, for it to last CHUNK_SECONDS or to the deadline."""
     if options.loop != "auto" or options.callback is not None:
         return length
@@ -194,7 +196,11 @@ def _asked_to_stop(
     """Let the callback and the deadline speak."""
     if options.callback is not None:
         progress = Progress(
-            step, options.unpack(carry.params), float(carry.numbers[0]), options.unpack(carry.grad), clock
+            step,
+            options.unpack(carry.params),
+            float(carry.numbers[0]),
+            options.unpack(carry.grad),
+            clock,
         )
         try:
             if options.callback(progress) is True:

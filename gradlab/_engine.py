@@ -92,12 +92,12 @@ class Carry(NamedTuple):
     loss_dtype: Array
 
     @property
-    def status(self) -> Array:
+    def status(self) -> Any:
         """Why the run stopped, or RUNNING."""
         return Counts.of(self.counts).status
 
     @property
-    def step(self) -> Array:
+    def step(self) -> Any:
         """Accepted steps so far."""
         return Counts.of(self.counts).step
 
@@ -119,7 +119,9 @@ def begin(program: Program, problem: Problem, x0: Params, state: Any = None) -> 
         jnp.zeros((), jnp.int32),
         jnp.full((program.rows + 1, 3), jnp.nan, dtype).at[0].set(row),
         jnp.zeros((program.rows + 1, 4), jnp.int32).at[0].set(counts.calls),
-        jax.tree.map(lambda x: jnp.zeros((program.rows + 1, *x.shape), x.dtype).at[0].set(x), x0)
+        jax.tree.map(
+            lambda x: jnp.zeros((program.rows + 1, *x.shape), x.dtype).at[0].set(x), x0
+        )
         if program.record_params
         else None,
     )
@@ -197,7 +199,9 @@ def _iterate(program: Program, problem: Problem, carry: Carry, active: Array) ->
     return _evaluate(value_fn, problem, carry, updates, state, active)
 
 
-def _follow(problem: Problem, carry: Carry, updates: Params, state: Any, active: Array) -> Carry:
+def _follow(
+    problem: Problem, carry: Carry, updates: Params, state: Any, active: Array
+) -> Carry:
     """Go where a method's own search leads; it has the value and gradient there."""
     value, grad = value_and_grad_in(state)
     params = optax.apply_updates(carry.params, updates)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradlab._tree import add_scaled, norm
-from gradlab._typing import Array, Params
+from gradlab._typing import AnyArray, Array, Params
 from gradlab.optimizers._protocol import last_link
 from gradlab.optimizers._trust_region import TrustRegionState, noise_level
 from gradlab.result import Status
@@ -25,6 +25,9 @@ SHORTENINGS = 26
 # Steps without a better value or gradient before a run that cannot see its own progress
 # ends; momentum methods swing for some tens of steps.
 PATIENCE = 100
+# Loss over its size at the start beyond which a run counts as diverged: what overflows has
+# long passed it, what bounces off the wall of a logarithm does not reach it.
+GROWTH = 1e6
 # Directions in which a point of zero gradient is looked at, and lengths along each.
 DIRECTIONS, LENGTHS = 16, (-1e-1, -1e-3, 1e-3, 1e-1)
 # Losses that takes.
@@ -32,11 +35,14 @@ AROUND = 1 + DIRECTIONS * len(LENGTHS)
 
 
 class Problem(NamedTuple):
-    """The traced inputs of a run. Tests that are off are None and cost nothing."""
+    """The traced inputs of a run.
+
+    `gtol` None means the dtype's own; the other tests are off where they are None.
+    """
 
     args: tuple[Any, ...]
     hyperparams: dict[str, Any]
-    gtol: Array | float
+    gtol: Array | float | None
     ftol: Array | float | None
     xtol: Array | float | None
     noise: Array | float | None
@@ -55,7 +61,7 @@ class Numbers(NamedTuple):
     last_value: Array
 
     @classmethod
-    def of(cls, packed: Array) -> Numbers:
+    def of(cls, packed: AnyArray) -> Numbers:
         """Unpack."""
         return cls(*(packed[i] for i in range(len(cls._fields))))
 
@@ -82,7 +88,7 @@ class Counts(NamedTuple):
     calls: Array
 
     @classmethod
-    def of(cls, packed: Array) -> Counts:
+    def of(cls, packed: AnyArray) -> Counts:
         """Unpack."""
         return cls(packed[0], packed[1], packed[2], packed[3], packed[4:8])
 
@@ -139,7 +145,9 @@ def judge(
         value,
         grad_norm,
         jnp.where(better, value, old.best_value),
-        jnp.where(finite & improved, jnp.minimum(grad_norm, old.best_grad_norm), old.best_grad_norm),
+        jnp.where(
+            finite & improved, jnp.minimum(grad_norm, old.best_grad_norm), old.best_grad_norm
+        ),
         old.start_value,
         jnp.where(at_rest_before, grad_norm, old.reference),
         last_value,
@@ -152,14 +160,27 @@ def judge(
         counts.calls + made,
     )
     if knows:
-        status = jnp.where(own.failed, Status.STUCK, Status.RUNNING)
-        status = jnp.where(own.at_noise, Status.NOISE_FLOOR, status)
+        status = _exhausted(problem, old, numbers, own)
     else:
         status = _stalled(problem, numbers, new)
-    status = _converged(problem, numbers, moved, length, point_norm, status)
+    gtol = default_gtol(value.dtype, knows) if problem.gtol is None else problem.gtol
+    status = _converged(problem, gtol, numbers, moved, length, point_norm, status)
     searched = hasattr(own, "value") and hasattr(own, "grad") and own.grad is not None
     status = _broken(numbers, new, finite, searched, status)
     return numbers, new._replace(status=_limit(status, new.step, problem)), better
+
+
+def _exhausted(
+    problem: Problem, old: Numbers, numbers: Numbers, own: TrustRegionState
+) -> Array:
+    """End a run whose whole quadratic model promises no more than the noise of the loss.
+
+    It goes on while the gradient, which can see below that noise, still halves.
+    """
+    level = noise_level(old.value, numbers.value, problem.noise)
+    improving = ~own.failed & (numbers.grad_norm <= 0.5 * old.grad_norm)
+    status = jnp.where(own.failed, Status.STUCK, Status.RUNNING)
+    return jnp.where((own.decrement <= level) & ~improving, Status.NOISE_FLOOR, status)
 
 
 def _stalled(problem: Problem, numbers: Numbers, counts: Counts) -> Array:
@@ -175,8 +196,19 @@ def _stalled(problem: Problem, numbers: Numbers, counts: Counts) -> Array:
     return jnp.where(stalled, ended, Status.RUNNING)
 
 
+def default_gtol(dtype: Any, follows_curvature: bool) -> float:
+    """Gradient tolerance relative to the first gradient, where none was asked for.
+
+    √eps is half the digits. A method that knows curvature gains the next digits in a step
+    or two, so it is sent on to eps^(2/3); a third of the digits is left for what cancels
+    in the gradient itself.
+    """
+    return float(jnp.finfo(dtype).eps) ** (2 / 3 if follows_curvature else 1 / 2)
+
+
 def _converged(
     problem: Problem,
+    gtol: Array | float,
     numbers: Numbers,
     moved: Array,
     length: Array,
@@ -191,7 +223,7 @@ def _converged(
         change = jnp.abs(numbers.value - numbers.last_value)
         small = moved & (length > 0) & (change <= problem.ftol * jnp.abs(numbers.value))
         status = jnp.where(small, Status.CONVERGED_VALUE, status)
-    flat = numbers.grad_norm <= problem.gtol * numbers.reference
+    flat = numbers.grad_norm <= gtol * numbers.reference
     return jnp.where(flat, Status.CONVERGED_GRADIENT, status)
 
 
@@ -200,10 +232,11 @@ def _broken(
 ) -> Array:
     """End a run at a point that is not finite, unless a shorter step can still be tried.
 
-    A run above its starting value that meets NaN has diverged and is not shortened; nor is
-    one whose method searched along its step already.
+    A run whose loss had grown a million times when it met NaN has diverged and is not
+    shortened; nor is one whose method searched along its step already.
     """
-    hopeful = (counts.shortenings <= SHORTENINGS) & (numbers.last_value <= numbers.start_value)
+    usual = jnp.maximum(jnp.abs(numbers.start_value), jnp.abs(numbers.best_value))
+    hopeful = (counts.shortenings <= SHORTENINGS) & (numbers.last_value <= GROWTH * usual)
     going_on = jnp.zeros((), bool) if searched else hopeful
     broken = jnp.where(going_on, Status.RUNNING, Status.NONFINITE_LOSS)
     status = jnp.where(finite, status, broken)

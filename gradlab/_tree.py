@@ -23,6 +23,7 @@ __all__ = [
     "moved",
     "norm",
     "num_params",
+    "packed",
     "real_dtype",
     "select",
     "working_dtype",
@@ -86,3 +87,13 @@ def moved(a: PyTree, b: PyTree) -> Array:
     """Whether any entry differs."""
     changed = [jnp.any(u != v) for u, v in zip(*map(jax.tree.leaves, (a, b)), strict=True)]
     return functools.reduce(operator.or_, changed)
+
+
+def packed(*scalars: Array) -> Array:
+    """Compute scalars in one kernel, as a vector.
+
+    Left to itself the compiler makes a kernel of each, and repeats their common parts in
+    every kernel that uses them; compiling those is most of a short run's time.
+    """
+    dtype = jnp.result_type(*(s for s in scalars if jnp.issubdtype(s.dtype, jnp.floating)))
+    return jax.lax.optimization_barrier(jnp.stack([s.astype(dtype) for s in scalars]))

@@ -37,8 +37,14 @@ PyTree = Any
 Scalar = Float[Array, ""]
 Vector = Float[Array, " n"]
 Matrix = Float[Array, "n n"]
-Loss = Callable[..., Any]  # (params, *args) -> scalar
-GradientOperator = Callable[..., Callable[..., Any]]  # shaped like jax.grad
+if TYPE_CHECKING:
+    Loss = Callable[..., Any]  # (params, *args) -> scalar
+    GradientOperator = Callable[..., Callable[..., Any]]  # shaped like jax.grad
+    Number = float  # checked where it comes in
+    Count = int
+    Name = str
+else:  # what the public functions check themselves, in the caller's words
+    Loss = GradientOperator = Number = Count = Name = Any
 
 __all__ = [
     "AnyArray",
@@ -46,12 +52,15 @@ __all__ = [
     "ArrayLike",
     "Bool",
     "Complex",
+    "Count",
     "Float",
     "GradientOperator",
     "Inexact",
     "Int",
     "Loss",
     "Matrix",
+    "Name",
+    "Number",
     "PRNGKeyArray",
     "Params",
     "PyTree",

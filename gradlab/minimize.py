@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,17 @@ from gradlab._layout import Layout
 from gradlab._outcome import outcome
 from gradlab._stopping import Problem
 from gradlab._tree import real_dtype
-from gradlab._typing import GradientOperator, Loss, Params
+from gradlab._typing import Count, GradientOperator, Loss, Name, Number, Params
 from gradlab.optimizers.method import Method, as_method
 from gradlab.result import Result
 
 __all__ = ["Progress", "minimize"]
+
+if TYPE_CHECKING:
+    MethodLike = str | Method | optax.GradientTransformation
+    Arguments = tuple[Any, ...]
+else:  # checked below, in the caller's words
+    MethodLike = Arguments = Any
 
 DEFAULT_STEPS = 1000
 # History rows kept on the device between two fetches: a chunk of 0.15 s has seldom more
@@ -38,20 +44,20 @@ CHUNK_BYTES = 2**26
 def minimize(
     loss: Loss,
     x0: Params,
-    method: str | Method | optax.GradientTransformation = "newton_cg",
+    method: MethodLike = "newton_cg",
     *,
-    args: tuple[Any, ...] = (),
-    max_steps: int | None = None,
-    gtol: float | None = None,
-    ftol: float | None = None,
-    xtol: float | None = None,
+    args: Arguments = (),
+    max_steps: Count | None = None,
+    gtol: Number | None = None,
+    ftol: Number | None = None,
+    xtol: Number | None = None,
     grad: GradientOperator | None = None,
-    noise: float | None = None,
+    noise: Number | None = None,
     has_aux: bool = False,
-    trace: str | None = "scalars",
-    loop: str = "auto",
+    trace: Name | None = "scalars",
+    loop: Name = "auto",
     callback: Callable[[Progress], Any] | None = None,
-    max_seconds: float | None = None,
+    max_seconds: Number | None = None,
     state: Any = None,
 ) -> Result:
     r"""Minimise a loss over a pytree of parameters, and keep the history.
@@ -72,7 +78,8 @@ def minimize(
         args: Further arguments of `loss`. They are traced: new data never recompile.
         max_steps: Most steps to take; default 1,000.
         gtol: Gradient test, relative to the gradient at the start; default √eps of the
-            dtype, 1.5e-8 in float64 and 3.5e-4 in float32.
+            dtype, 1.5e-8 in float64 and 3.5e-4 in float32, and eps^(2/3), 3.7e-11 and
+            2.4e-5, for methods that know curvature.
         ftol: Stop when a step changes the loss by at most `ftol` times its size; off by
             default.
         xtol: Stop when a step is at most `xtol` times as long as the point; off by default.
@@ -108,15 +115,14 @@ def minimize(
     deadline = check_positive("max_seconds", max_seconds)
     steps = DEFAULT_STEPS if max_steps is None else check_count("max_steps", max_steps)
     x0 = check_params(x0)
-    layout = Layout.of(x0)
+    layout = None if chosen.sees_leaves else Layout.of(x0)
     start = x0 if layout is None else layout.pack(x0)
     unpack = (lambda x: x) if layout is None else layout.unpack
     dtype = real_dtype(x0)
-    default_gtol = float(np.sqrt(jnp.finfo(dtype).eps))
     problem = Problem(
         args=args,
         hyperparams=_in_dtype(chosen.hyperparams, dtype),
-        gtol=check_positive("gtol", default_gtol if gtol is None else gtol),
+        gtol=check_positive("gtol", gtol),
         ftol=check_positive("ftol", ftol),
         xtol=check_positive("xtol", xtol),
         noise=check_positive("noise", noise),
@@ -153,7 +159,11 @@ def _check_options(args: Any, loop: Any, trace: Any) -> None:
 
 def _refuse_host_options(loop: str, callback: Any, max_seconds: Any) -> None:
     """Raise where a run inside `jit` or `vmap` is asked to come back to Python."""
-    wanted = [("loop='host'", loop == "host"), ("callback", callback), ("max_seconds", max_seconds)]
+    wanted = [
+        ("loop='host'", loop == "host"),
+        ("callback", callback),
+        ("max_seconds", max_seconds),
+    ]
     for name, asked in wanted:
         if asked:
             raise ValueError(

@@ -1,12 +1,12 @@
 """The parts every trust-region method shares: state, acceptance, radius, the search.
 
 Nothing here is absolute: lengths are compared with the step, reductions with the noise
-level of the loss, curvatures with the largest curvature.
+level of the loss, curvatures with the largest curvature. Scalars travel packed in vectors,
+because each array a compiled loop carries costs a kernel to compile and to launch.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,10 +14,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradlab._tree import all_finite, inner, max_abs, moved, norm, real_dtype
+from gradlab._tree import inner, max_abs, moved, real_dtype, select
 from gradlab._typing import Array, Params
 
-__all__ = ["Proposal", "Trial", "TrustRegionState", "conclude", "initial_state", "search"]
+__all__ = [
+    "Model",
+    "Proposal",
+    "Trial",
+    "TrustRegionState",
+    "conclude",
+    "initial_state",
+    "noise_level",
+    "search",
+]
 
 # Conn, Gould & Toint (2000), Trust-Region Methods, section 17.1: the usual constants.
 ACCEPT = 1e-4  # smallest ratio of actual to predicted reduction that is taken
@@ -36,44 +45,50 @@ class TrustRegionState(NamedTuple):
         value: Loss at the parameters the last update leads to; inf before the first.
         grad: Gradient there.
         radius: Trust-region radius; infinite until a step was rejected or poor.
-        ratio: Actual over predicted reduction of the last step.
-        decrement: Reduction that the model without a region predicted for the last step;
-            inf where that model has no minimum.
-        curvature: Smallest curvature seen at the last point.
-        start_norm: Norm of the first gradient, the scale of the inexact solves.
-        at_noise: Whether the last step could gain nothing above the loss's noise.
-        failed: Whether no acceptable step was found (the update was zero).
-        nfev: Losses evaluated by the method, without those its host evaluates.
-        ngev: Gradients, likewise.
-        nhvp: Hessian-vector products.
-        nhev: Dense Hessians.
+        model: What the last step's model said, as a vector; see the properties.
+        failed: Whether no acceptable step was found, so that the update was zero.
+        calls: Evaluations made by the method (losses, gradients, Hessian-vector products,
+            Hessians), without those its host makes.
     """
 
     count: Array
     value: Array
     grad: Params
     radius: Array
-    ratio: Array
-    decrement: Array
-    curvature: Array
-    start_norm: Array
-    at_noise: Array
+    model: Array
     failed: Array
-    nfev: Array
-    ngev: Array
-    nhvp: Array
-    nhev: Array
+    calls: Array
+
+    @property
+    def ratio(self) -> Array:
+        """Actual over predicted reduction of the last step."""
+        return self.model[..., 0]
+
+    @property
+    def decrement(self) -> Array:
+        """Reduction the model predicts without a region; inf where it has no minimum."""
+        return self.model[..., 1]
+
+    @property
+    def curvature(self) -> Array:
+        """Smallest curvature seen at the last point."""
+        return self.model[..., 2]
+
+    @property
+    def start_norm(self) -> Array:
+        """Largest gradient norm so far, the scale of inexact solves."""
+        return self.model[..., 3]
 
 
 def initial_state(params: Params) -> TrustRegionState:
     """Build the state before the first step, in the parameters' own dtype."""
     dtype = real_dtype(params)
-    inf, zero = jnp.full((), jnp.inf, dtype), jnp.zeros((), dtype)
-    no, none = jnp.zeros((), bool), jnp.zeros((), jnp.int32)
+    inf = jnp.full((), jnp.inf, dtype)
+    none = jnp.zeros((), jnp.int32)
     grad = jax.tree.map(jnp.zeros_like, params)
-    return TrustRegionState(
-        none, inf, grad, inf, zero, inf, zero, zero, no, no, none, none, none, none
-    )
+    model = jnp.array([0, jnp.inf, 0, 0], dtype)
+    no = jnp.zeros((), bool)
+    return TrustRegionState(none, inf, grad, inf, model, no, jnp.zeros(4, jnp.int32))
 
 
 def noise_level(value: Array, new_value: Array, noise: Array | float | None) -> Array:
@@ -89,28 +104,79 @@ def noise_level(value: Array, new_value: Array, noise: Array | float | None) -> 
     return 4 * eps * jnp.where(jnp.isfinite(size), size, jnp.abs(value))
 
 
+class Model(NamedTuple):
+    """What a method knows of its quadratic model before it searches along it.
+
+    `radius` is the region to begin with, `decrement` and `curvature` as in the state.
+    """
+
+    radius: Array
+    decrement: Array
+    curvature: Array
+    start_norm: Array
+
+
 class Proposal(NamedTuple):
-    """Step offered for a radius: the model's reduction, and whether the region binds."""
+    """Step offered for a radius, and what the model says of it.
 
-    updates: Params
-    predicted: Array
-    on_boundary: Array
-
-
-class Trial(NamedTuple):
-    """A trial step, how it was judged, and how many it took.
-
-    `lost` says that the step vanished in the rounding of the parameters.
+    `slope` is gᵀp, `predicted` the model's reduction, `binding` whether the region binds.
     """
 
     updates: Params
-    value: Array
+    length: Array
+    slope: Array
+    predicted: Array
+    binding: Array
+
+
+class Trial(NamedTuple):
+    """Outcome of a search; `numbers` and `flags` are packed, see the properties."""
+
+    updates: Params
     grad: Params
-    accepted: Array
-    lost: Array
-    ratio: Array
-    radius: Array
-    count: Array
+    numbers: Array
+    flags: Array
+
+    @classmethod
+    def pack(cls, updates, grad, *, value, radius, ratio, grad_max, accepted, lost, count):
+        """Pack the scalars."""
+        numbers = jnp.stack([value, radius, ratio, grad_max])
+        return cls(updates, grad, numbers, jnp.stack([accepted, lost, count]).astype(jnp.int32))
+
+    @property
+    def value(self) -> Array:
+        """Loss at the trial point."""
+        return self.numbers[0]
+
+    @property
+    def radius(self) -> Array:
+        """Radius for the next trial or step."""
+        return self.numbers[1]
+
+    @property
+    def ratio(self) -> Array:
+        """Actual over predicted reduction."""
+        return self.numbers[2]
+
+    @property
+    def grad_max(self) -> Array:
+        """Largest absolute gradient entry."""
+        return self.numbers[3]
+
+    @property
+    def accepted(self) -> Array:
+        """Whether the trial was taken."""
+        return self.flags[0] != 0
+
+    @property
+    def lost(self) -> Array:
+        """Whether the step vanished in the rounding of the parameters."""
+        return self.flags[1] != 0
+
+    @property
+    def tries(self) -> Array:
+        """Trials made."""
+        return self.flags[2]
 
 
 def search(
@@ -129,40 +195,39 @@ def search(
     one gradient; `propose` must cost none.
     """
 
-    def not_done(trial: Trial) -> Array:
-        return ~trial.accepted & ~trial.lost & (trial.count < MAX_TRIALS)
+    def searching(trial: Trial) -> Array:
+        return (trial.flags[0] == 0) & (trial.flags[1] == 0) & (trial.tries < MAX_TRIALS)
 
     def attempt(trial: Trial) -> Trial:
         proposal = propose(trial.radius)
         new_params = optax.apply_updates(params, proposal.updates)
         new_value, new_grad = jax.value_and_grad(loss)(new_params)
         new_value = new_value.astype(value.dtype)
+        grad_max = max_abs(new_grad).astype(value.dtype)
+        new_slope = inner(new_grad, proposal.updates).astype(value.dtype)
         changed = moved(params, new_params)
-        accepted, ratio, radius = _judge(
-            value, new_value, grad, new_grad, proposal, trial.radius, noise
+        accepted, ratio, new_radius = _judge(
+            value, new_value, new_slope, grad_max, proposal, trial.radius, noise
         )
-        return Trial(
-            proposal.updates,
-            new_value,
-            new_grad,
-            accepted & changed,
-            ~changed,
-            ratio,
-            radius,
-            trial.count + 1,
-        )
+        return Trial.pack(
+            proposal.updates, new_grad, value=new_value, radius=new_radius, ratio=ratio,
+            grad_max=grad_max, accepted=accepted & changed, lost=~changed,
+            count=trial.tries + 1,
+        )  # fmt: skip
 
-    no, none = jnp.zeros((), bool), jnp.zeros((), jnp.int32)
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    start = Trial(zeros, value, grad, no, no, jnp.zeros((), value.dtype), radius, none)
-    return jax.lax.while_loop(not_done, attempt, start)
+    no, zero = jnp.zeros((), bool), jnp.zeros_like(value)
+    start = Trial.pack(
+        jax.tree.map(jnp.zeros_like, params), grad, value=value, radius=radius, ratio=zero,
+        grad_max=zero, accepted=no, lost=no, count=jnp.zeros((), jnp.int32),
+    )  # fmt: skip
+    return jax.lax.while_loop(searching, attempt, start)
 
 
 def _judge(
     value: Array,
     new_value: Array,
-    grad: Params,
-    new_grad: Params,
+    new_slope: Array,
+    grad_max: Array,
     proposal: Proposal,
     radius: Array,
     noise: Array | float | None,
@@ -174,40 +239,24 @@ def _judge(
     cancellation, and $f^+ \le f + \varepsilon_f$ must hold (Hager & Zhang 2005;
     Conn, Gould & Toint 2000, section 17.4.2).
     """
-    step = proposal.updates
-    slope, new_slope = inner(grad, step), inner(new_grad, step)
-    finite = jnp.isfinite(new_value) & all_finite(new_grad)
+    finite = jnp.isfinite(new_value) & jnp.isfinite(grad_max)
     level = noise_level(value, new_value, noise)
     reduction = value - new_value
     clear = jnp.abs(reduction) > NOISY * level
-    actual = jnp.where(clear, reduction, -0.5 * (slope + new_slope))
+    actual = jnp.where(clear, reduction, -0.5 * (proposal.slope + new_slope))
     predicted = jnp.where(proposal.predicted > 0, proposal.predicted, jnp.inf)
-    ratio = jnp.where(finite, actual / predicted, -jnp.inf).astype(value.dtype)
+    ratio = jnp.where(finite, actual / predicted, -jnp.inf)
     accepted = finite & (ratio >= ACCEPT) & (new_value <= value + level)
-    length = norm(step).astype(radius.dtype)
-    after = jnp.where(
-        accepted,
-        _next_radius(radius, length, proposal.on_boundary, ratio),
-        length * _shrink_factor(value, new_value, slope, finite),
-    )
-    return accepted, ratio, after.astype(radius.dtype)
-
-
-def _next_radius(radius: Array, length: Array, on_boundary: Array, ratio: Array) -> Array:
-    """Radius after an accepted step: a quarter of a poor one, double a good boundary one."""
-    grown = jnp.where(on_boundary & (ratio > GOOD), 2 * radius, radius)
-    return jnp.where(ratio < POOR, 0.25 * length, grown)
-
-
-def _shrink_factor(value: Array, new_value: Array, slope: Array, finite: Array) -> Array:
-    """How much of a rejected step to keep: between a tenth and a half.
-
-    The minimiser of the parabola through the value, the slope and the new value; a tenth
-    where the trial was not finite.
-    """
-    rise = new_value - value - slope
-    fraction = jnp.where(rise > 0, -0.5 * slope / jnp.where(rise > 0, rise, 1), 0.5)
-    return jnp.where(finite, jnp.clip(fraction, 0.1, 0.5), 0.1)
+    # Accepted: a quarter of a poor step, double a good one that the region cut short.
+    grown = jnp.where(proposal.binding & (ratio > GOOD), 2 * radius, radius)
+    kept = jnp.where(ratio < POOR, 0.25 * proposal.length, grown)
+    # Rejected: the minimiser of the parabola through value, slope and new value, between a
+    # tenth and a half of the step; a tenth where the trial was not finite.
+    rise = new_value - value - proposal.slope
+    fraction = jnp.where(rise > 0, -0.5 * proposal.slope / jnp.where(rise > 0, rise, 1), 0.5)
+    fraction = jnp.where(finite, jnp.clip(fraction, 0.1, 0.5), 0.1)
+    after = jnp.where(accepted, kept, fraction * proposal.length)
+    return accepted, ratio.astype(value.dtype), after.astype(value.dtype)
 
 
 def conclude(
@@ -215,33 +264,23 @@ def conclude(
     trial: Trial,
     value: Array,
     grad: Params,
-    radius: Array,
-    decrement: Array,
-    curvature: Array,
-    noise: Array | float | None,
+    model: Model,
+    calls: Array,
 ) -> tuple[Params, TrustRegionState]:
     """Turn a search's outcome into optax's updates and the next state.
 
-    Where no step was acceptable the updates are zero and the state keeps its point. The
-    step is `at_noise` when the whole model has no more to gain than the loss's noise and
-    the gradient, which knows better, does not get smaller either.
+    Where no step was acceptable the updates are zero and the state keeps its point.
+    `calls` are the evaluations made before the search.
     """
     ok, dtype = trial.accepted, state.value.dtype
-    choose = functools.partial(jax.tree.map, lambda new, old: jnp.where(ok, new, old))
-    new_value = jnp.where(ok, trial.value, value)
-    improving = ok & (max_abs(trial.grad) <= 0.5 * max_abs(grad))
-    at_noise = (decrement <= noise_level(value, new_value, noise)) & ~improving
-    new_state = state._replace(
+    told = jnp.stack([trial.ratio, model.decrement, model.curvature, model.start_norm])
+    updates = jax.tree.map(lambda u: jnp.where(ok, u, jnp.zeros_like(u)), trial.updates)
+    return updates, TrustRegionState(
         count=state.count + ok,
-        value=new_value.astype(dtype),
-        grad=choose(trial.grad, grad),
-        radius=jnp.where(ok, trial.radius, radius).astype(dtype),
-        ratio=trial.ratio.astype(dtype),
-        decrement=decrement.astype(dtype),
-        curvature=curvature.astype(dtype),
-        at_noise=at_noise,
+        value=jnp.where(ok, trial.value, value).astype(dtype),
+        grad=select(ok, trial.grad, grad),
+        radius=jnp.where(ok, trial.radius, model.radius).astype(dtype),
+        model=told.astype(dtype),
         failed=~ok,
-        nfev=state.nfev + trial.count,
-        ngev=state.ngev + trial.count,
+        calls=state.calls + calls + trial.tries * jnp.array([1, 1, 0, 0], jnp.int32),
     )
-    return jax.tree.map(lambda u: jnp.where(ok, u, jnp.zeros_like(u)), trial.updates), new_state

@@ -34,7 +34,7 @@ def newton(*, noise: float | None = None) -> optax.GradientTransformationExtraAr
 
     As an optax transformation it comes last in a chain, and its `update` needs `value`,
     `grad` and `value_fn`, as `optax.lbfgs` does. A zero update means that no better point
-    was found; `state.failed` and `state.at_noise` say why.
+    was found (`state.failed`); `state.decrement` says how much the model still promised.
 
     Cost: one dense Hessian (2n gradient equivalents) an accepted step, one loss and one
     gradient a trial step.
@@ -62,44 +62,43 @@ def newton(*, noise: float | None = None) -> optax.GradientTransformationExtraAr
         noise = default_noise if noise is None else noise
         loss = bind(value_fn, extra)
         value = jnp.asarray(value, working_dtype(params))
-        model = _quadratic_model(loss, params, grad, state.radius)
-        propose = _propose(model, params)
+        basis, model = _quadratic_model(loss, params, grad, state.radius)
+        propose = _propose(basis, params)
         trial = tr.search(loss, params, value, grad, model.radius, propose, noise)
-        updates, state = tr.conclude(
-            state, trial, value, grad, model.radius, model.decrement, model.eigenvalues[0], noise
-        )
-        return updates, state._replace(nhev=state.nhev + 1)
+        one_hessian = jnp.array([0, 0, 0, 1], jnp.int32)
+        return tr.conclude(state, trial, value, grad, model, one_hessian)
 
     return optax.GradientTransformationExtraArgs(tr.initial_state, update)
 
 
-class _Model(NamedTuple):
+class _Eigenbasis(NamedTuple):
     """Quadratic model at a point: eigenvalues, eigenvectors, gradient in their basis."""
 
     eigenvalues: Array
     eigenvectors: Array
     grad: Array
-    radius: Array
-    decrement: Array
 
 
-def _quadratic_model(loss: Callable, params: Params, grad: Params, radius: Array) -> _Model:
+def _quadratic_model(
+    loss: Callable[[Params], Array], params: Params, grad: Params, radius: Array
+) -> tuple[_Eigenbasis, tr.Model]:
     """Build the model; an infinite region is made finite where H is not positive."""
     dtype = working_dtype(params)
     flat, unravel = ravel_pytree(params)
     x, g = flat.astype(dtype), ravel_pytree(grad)[0].astype(dtype)
     hessian = flat_hessian(lambda x: loss(unravel(x.astype(flat.dtype))).astype(dtype), x)
     # A Hessian that is not finite (a kink, an overflow) leaves the gradient alone to go by.
-    hessian = jnp.where(jnp.all(jnp.isfinite(hessian)), hessian, 0)
+    hessian = jnp.where(jnp.isfinite(jnp.sum(jnp.abs(hessian))), hessian, 0)
     eigenvalues, vectors = jnp.linalg.eigh(hessian)
-    rotated = jnp.matmul(vectors.T, g, precision=jax.lax.Precision.HIGHEST)
+    rotated = jnp.matmul(g, vectors, precision=jax.lax.Precision.HIGHEST)
     positive = is_positive_definite(eigenvalues)
-    radius = radius.astype(dtype)
     natural = _natural_length(eigenvalues, rotated, x)
+    radius = radius.astype(dtype)
     radius = jnp.where(jnp.isinf(radius) & ~positive, natural, radius)
     safe = jnp.where(eigenvalues > 0, eigenvalues, 1)
     decrement = jnp.where(positive, 0.5 * jnp.sum(rotated**2 / safe), jnp.inf)
-    return _Model(eigenvalues, vectors, rotated, radius, decrement)
+    basis = _Eigenbasis(eigenvalues, vectors, rotated)
+    return basis, tr.Model(radius, decrement, eigenvalues[0], jnp.zeros_like(decrement))
 
 
 def _natural_length(eigenvalues: Array, grad: Array, x: Array) -> Array:
@@ -108,21 +107,23 @@ def _natural_length(eigenvalues: Array, grad: Array, x: Array) -> Array:
     Curvatures under 1e-3 of the largest count as that: a nearly flat direction says
     little about how far the model holds. Without any curvature, the point's own length.
     """
-    size = jnp.max(jnp.abs(eigenvalues))
+    size = jnp.maximum(jnp.abs(eigenvalues[0]), jnp.abs(eigenvalues[-1]))
     floored = jnp.maximum(jnp.abs(eigenvalues), 1e-3 * size)
     length = jnp.sqrt(jnp.sum((grad / jnp.where(floored > 0, floored, 1)) ** 2))
     own = jnp.sqrt(jnp.sum(x**2))
-    own = jnp.where(own > 0, own, 1)
-    return jnp.where((size > 0) & (length > 0), length, own)
+    return jnp.where((size > 0) & (length > 0), length, jnp.where(own > 0, own, 1))
 
 
-def _propose(model: _Model, params: Params) -> Callable[[Array], tr.Proposal]:
+def _propose(basis: _Eigenbasis, params: Params) -> Callable[[Array], tr.Proposal]:
     """Build the map from a radius to the model's minimiser within it."""
     flat, unravel = ravel_pytree(params)
 
     def propose(radius: Array) -> tr.Proposal:
-        sub = solve_subproblem(model.eigenvalues, model.grad, radius)
-        step = jnp.matmul(model.eigenvectors, sub.step, precision=jax.lax.Precision.HIGHEST)
-        return tr.Proposal(unravel(step.astype(flat.dtype)), sub.predicted, sub.on_boundary)
+        p, binding = solve_subproblem(basis.eigenvalues, basis.grad, radius)
+        step = jnp.matmul(basis.eigenvectors, p, precision=jax.lax.Precision.HIGHEST)
+        slope = jnp.sum(basis.grad * p)
+        predicted = -slope - 0.5 * jnp.sum(basis.eigenvalues * p**2)
+        length = jnp.sqrt(jnp.sum(p**2))
+        return tr.Proposal(unravel(step.astype(flat.dtype)), length, slope, predicted, binding)
 
     return propose

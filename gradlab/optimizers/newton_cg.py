@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from gradlab._tree import add_scaled, inner, norm, num_params, working_dtype
+from gradlab._tree import (
+    add_scaled,
+    inner,
+    max_abs,
+    num_params,
+    packed,
+    working_dtype,
+)
 from gradlab._typing import Array, Params
-
 from gradlab.derivatives.autodiff import value_grad_hvp
 from gradlab.optimizers import _trust_region as tr
 from gradlab.optimizers._protocol import bind
@@ -27,13 +33,13 @@ def newton_cg(
     Each update minimises the quadratic model by conjugate gradients on Hessian-vector
     products, until the residual is below $\min(\tfrac12, \sqrt{\|g\| / \|g_0\|})\,\|g\|$,
     the region's boundary is met, or a direction of negative curvature is: that one is
-    followed to the boundary, on the side where the model is lower. Steps that do not reduce
-    the loss are shortened along the path through the Cauchy point, without new products.
-    No matrix and no flat copy of the parameters is made.
+    followed to the boundary, on the side where the model is lower. A step that does not
+    reduce the loss is shortened without new products (Nocedal & Yuan 1998). No matrix and
+    no flat copy of the parameters is made.
 
     As an optax transformation it comes last in a chain, and its `update` needs `value`,
     `grad` and `value_fn`, as `optax.lbfgs` does. A zero update means that no better point
-    was found; `state.failed` and `state.at_noise` say why.
+    was found (`state.failed`); `state.decrement` says how much the model still promised.
 
     Cost: one gradient (the linearisation) an accepted step, two gradient equivalents a
     product, one loss and one gradient a trial step.
@@ -48,6 +54,7 @@ def newton_cg(
     References:
         Steihaug, T. (1983). The conjugate gradient method and trust regions.
         Nocedal, J. and Wright, S. J. (2006). Numerical Optimization, algorithm 7.2.
+        Nocedal, J. and Yuan, Y. (1998). Combining trust region and line search techniques.
 
     Examples:
         >>> import gradlab as gl
@@ -61,228 +68,213 @@ def newton_cg(
         del updates  # the step is judged by the loss, so it must come from its gradient
         noise = default_noise if noise is None else noise
         loss = bind(value_fn, extra)
-        dtype = working_dtype(params)
-        value, radius = jnp.asarray(value, dtype), state.radius.astype(dtype)
-        grad_norm = norm(grad)
-        start_norm = jnp.where(state.count == 0, grad_norm, state.start_norm.astype(dtype))
-        start_norm = jnp.maximum(start_norm, grad_norm)
+        value = jnp.asarray(value, working_dtype(params))
         budget = max_products or min(2 * num_params(params), 250)
         hvp = value_grad_hvp(loss, params)[2]
-        path = _truncated_cg(hvp, grad, grad_norm, start_norm, radius, params, budget)
-        trial = tr.search(loss, params, value, grad, path.radius, _propose(path, grad), noise)
-        decrement = jnp.where(path.interior, path.reduction, jnp.inf)
-        updates, state = tr.conclude(
-            state, trial, value, grad, path.radius, decrement, path.curvature, noise
+        path, model = _truncated_cg(hvp, params, grad, state, budget)
+        trial = tr.search(
+            loss, params, value, grad, model.radius, _propose(path, params), noise
         )
-        return updates, state._replace(
-            start_norm=start_norm.astype(state.start_norm.dtype),
-            ngev=state.ngev + 1,
-            nhvp=state.nhvp + path.products,
-        )
+        calls = jnp.stack([0, 1, path.products, 0]).astype(jnp.int32)
+        return tr.conclude(state, trial, value, grad, model, calls)
 
     return optax.GradientTransformationExtraArgs(tr.initial_state, update)
 
 
 class _Path(NamedTuple):
-    """Truncated conjugate gradients: the step, the Cauchy point, and their products with H."""
+    """Where conjugate gradients ended: the step p, and gᵀp, pᵀHp, ‖p‖ along it."""
 
     step: Params
-    product: Params
-    cauchy: Params
-    cauchy_product: Params
-    radius: Array
-    interior: Array
-    reduction: Array
+    slope: Array
     curvature: Array
+    length: Array
+    interior: Array
     products: Array
 
 
+class _Scalars(NamedTuple):
+    """Scalars of the iteration, updated by recurrences: two inner products an iteration.
+
+    `rr`, `dd`, `pd`, `pp` are the products of residual, direction and step; `model` is the
+    model's value; `low` and `high` the extreme curvatures met; `ended` is RUNNING, INTERIOR
+    or BOUNDARY.
+    """
+
+    rr: Array
+    dd: Array
+    pd: Array
+    pp: Array
+    model: Array
+    low: Array
+    high: Array
+    ended: Array
+    count: Array
+
+
 class _Iteration(NamedTuple):
-    """One conjugate-gradient iteration."""
+    """One conjugate-gradient iteration, its scalars packed in one vector."""
 
     step: Params
-    product: Params
     residual: Params
     direction: Params
-    cauchy: Params
-    cauchy_product: Params
-    residual_norm2: Array
-    radius: Array
-    curvature: Array
-    interior: Array
-    done: Array
-    count: Array
+    scalars: Array
+
+
+RUNNING, INTERIOR, BOUNDARY = 0, 1, 2
 
 
 def _truncated_cg(
     hvp: Callable[[Params], Params],
-    grad: Params,
-    grad_norm: Array,
-    start_norm: Array,
-    radius: Array,
     params: Params,
+    grad: Params,
+    state: tr.TrustRegionState,
     budget: int,
-) -> _Path:
+) -> tuple[_Path, tr.Model]:
     """Minimise the model by conjugate gradients from zero (Steihaug 1983).
 
-    At a stationary point there is no gradient to follow; then a fixed pseudo-random one
-    lets the same iteration look for negative curvature.
+    The model is divided by the largest gradient entry, so that no product of two vectors
+    over- or underflows whatever the loss's units. At a stationary point there is no
+    gradient to follow; then a fixed pseudo-random one lets the same iteration look for
+    negative curvature.
     """
-    dtype = grad_norm.dtype
-    stationary = grad_norm == 0
+    size = max_abs(grad)
+    dtype = size.dtype
+    stationary = size == 0
+    scale = jnp.where(stationary, 1, size)
     start = jax.tree.map(
-        lambda g, r: jnp.where(stationary, r, g.astype(dtype)), grad, _probe(grad, dtype)
+        lambda g, r: jnp.where(stationary, r, g.astype(dtype) / scale),
+        grad,
+        _probe(grad, dtype),
     )
-    start_norm2 = inner(start, start)
-    scale = jnp.where(start_norm > 0, start_norm, 1)
-    forcing = jnp.minimum(0.5, jnp.sqrt(grad_norm / scale))
-    target = (forcing * grad_norm) ** 2
-    zeros = jax.tree.map(jnp.zeros_like, start)
-    own = norm(params)
-    own = jnp.where(own > 0, own, 1).astype(dtype)
+    start_norm = jnp.maximum(state.start_norm.astype(dtype), scale)
+    # The residual, relative to the gradient, to leave: min(1/2, √(‖g‖/‖g₀‖)), squared.
+    forcing = jnp.minimum(0.25, size / start_norm)
+    own = max_abs(params).astype(dtype)
+    own = jnp.where(own > 0, own, 1)
+    radius = state.radius.astype(dtype)
+    scale, start_norm, forcing, own, radius2 = packed(
+        scale, start_norm, forcing, own, radius**2
+    )
+    rr = inner(start, start)
+    target = forcing * rr
+
+    def scaled_hvp(d: Params) -> Params:
+        product = hvp(jax.tree.map(lambda u, p: u.astype(p.dtype), d, params))
+        return jax.tree.map(lambda u: u.astype(dtype) / scale, product)
+
+    def unfinished(it: _Iteration) -> Array:
+        now = _Scalars(*it.scalars)
+        return (now.ended == RUNNING) & (now.count < budget)
 
     def iterate(it: _Iteration) -> _Iteration:
-        return _cg_iteration(it, hvp, params, start, target, own)
+        return _advance(it, scaled_hvp, target, radius2, own)
 
-    first = _Iteration(
-        zeros, zeros, start, jax.tree.map(jnp.negative, start), zeros, zeros, start_norm2,
-        radius, jnp.full((), jnp.inf, dtype), jnp.ones((), bool), jnp.zeros((), bool),
-        jnp.zeros((), jnp.int32),
-    )  # fmt: skip
-    last = jax.lax.while_loop(lambda it: ~it.done & (it.count < budget), iterate, first)
-    # Nothing to gain at a stationary point unless the curvature is negative there.
-    useful = ~stationary | ~last.interior
-    step, product = (
-        jax.tree.map(lambda u: jnp.where(useful, u, 0), tree)
-        for tree in (last.step, last.product)
+    zeros = jax.tree.map(jnp.zeros_like, start)
+    zero, inf = jnp.zeros((), dtype), jnp.full((), jnp.inf, dtype)
+    scalars = jnp.stack(_Scalars(rr, rr, zero, zero, zero, inf, zero, zero, zero))
+    first = _Iteration(zeros, start, jax.tree.map(jnp.negative, start), scalars)
+    last = jax.lax.while_loop(unfinished, iterate, first)
+    end = _Scalars(*last.scalars)
+    slope = inner(start, last.step)
+    curvature = 2 * (end.model - slope) * scale
+    # At a stationary point a step without negative curvature has nothing to gain.
+    slope = jnp.where(stationary, 0, slope * scale)
+    interior = end.ended == INTERIOR
+    decrement = jnp.where(interior, jnp.maximum(-slope - 0.5 * curvature, 0), jnp.inf)
+    slope, curvature, decrement, length, inside = packed(
+        slope, curvature, decrement, jnp.sqrt(end.pp), interior
     )
-    interior = last.interior & (last.residual_norm2 <= jnp.maximum(target, 0))
-    return _Path(
-        step,
-        product,
-        last.cauchy,
-        last.cauchy_product,
-        last.radius,
-        interior | (stationary & last.interior),
-        _reduction(grad, step, product),
-        last.curvature,
-        last.count,
-    )
+    path = _Path(last.step, slope, curvature, length, inside > 0, end.count)
+    return path, tr.Model(radius, decrement, end.low * scale, start_norm)
 
 
-def _cg_iteration(it: _Iteration, hvp, params, start, target, own) -> _Iteration:
+def _advance(
+    it: _Iteration,
+    hvp: Callable[[Params], Params],
+    target: Array,
+    radius2: Array,
+    own: Array,
+) -> _Iteration:
     """Advance one iteration: along the direction, to its minimum or to the boundary."""
-    dtype = it.residual_norm2.dtype
+    now = _Scalars(*it.scalars)
     d = it.direction
-    as_params = jax.tree.map(lambda u, p: u.astype(p.dtype), d, params)
-    hd = jax.tree.map(lambda u: u.astype(dtype), hvp(as_params))
-    curvature, length2 = inner(d, hd), inner(d, d)
-    eps = jnp.finfo(dtype).eps
-    positive = curvature > eps * jnp.sqrt(length2 * inner(hd, hd))
-    ahead = it.residual_norm2 / jnp.where(positive, curvature, 1)
-    radius = jnp.where(
-        jnp.isinf(it.radius) & ~positive,
-        _first_radius(it, curvature, length2, own),
-        it.radius,
+    hd = hvp(d)
+    dhd = inner(d, hd)
+    tau, outside, low, high = packed(*_step_length(now, dhd, radius2, own))
+    step, residual = add_scaled(it.step, tau, d), add_scaled(it.residual, tau, hd)
+    rr = inner(residual, residual)
+    beta = rr / now.rr
+    converged = jnp.where(rr <= target, INTERIOR, RUNNING)
+    scalars = _Scalars(
+        rr=rr,
+        dd=rr + beta**2 * now.dd,
+        pd=beta * (now.pd + tau * now.dd),
+        pp=now.pp + 2 * tau * now.pd + tau**2 * now.dd,
+        model=now.model - tau * now.rr + 0.5 * tau**2 * dhd,
+        low=low,
+        high=high,
+        ended=jnp.where(outside > 0, BOUNDARY, converged),
+        count=now.count + 1,
     )
-    step = add_scaled(it.step, ahead, d)
-    outside = ~positive | (norm(step) >= radius)
-    tau = jnp.where(outside, _to_boundary(it, start, curvature, radius, positive), ahead)
-    step, product = add_scaled(it.step, tau, d), add_scaled(it.product, tau, hd)
-    residual = add_scaled(it.residual, tau, hd)
-    norm2 = inner(residual, residual)
-    ratio = norm2 / jnp.where(it.residual_norm2 > 0, it.residual_norm2, 1)
-    first = it.count == 0
-    keep = jax.tree_util.Partial(jax.tree.map, lambda new, old: jnp.where(first, new, old))
-    rayleigh = curvature / jnp.where(length2 > 0, length2, 1)
-    return _Iteration(
-        step,
-        product,
-        residual,
-        add_scaled(jax.tree.map(jnp.negative, residual), ratio, d),
-        keep(step, it.cauchy),
-        keep(product, it.cauchy_product),
-        norm2,
-        radius,
-        jnp.minimum(it.curvature, rayleigh),
-        ~outside,
-        outside | (norm2 <= target) | (norm2 == 0),
-        it.count + 1,
+    direction = jax.tree.map(lambda d, r: beta * d - r, d, residual)
+    return _Iteration(step, residual, direction, packed(*scalars))
+
+
+def _step_length(
+    now: _Scalars, dhd: Array, radius2: Array, own: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Find how far to go along a direction of curvature dᵀHd: τ, and what was met.
+
+    Without positive curvature it is to the boundary, on the side where the model is lower;
+    in a region still infinite, as far as a positive curvature of that size would lead, but
+    no farther than 1,000 times the size of the point.
+    """
+    rayleigh = dhd / now.dd
+    high = jnp.maximum(now.high, jnp.abs(rayleigh))
+    # Curvature below the rounding of the largest one met is none at all.
+    positive = dhd > jnp.finfo(dhd.dtype).eps * high * now.dd
+    farthest = 1e3 * own / jnp.sqrt(now.dd)
+    alpha = jnp.minimum(
+        now.rr / jnp.where(dhd == 0, 1, jnp.abs(dhd)), jnp.where(positive, jnp.inf, farthest)
     )
+    alpha = jnp.where(dhd == 0, farthest, alpha)
+    reached = now.pp + 2 * alpha * now.pd + alpha**2 * now.dd
+    outside = ~positive | (reached >= radius2)
+    # ‖p + τd‖ = Δ: both roots without cancellation, as pᵀd ≥ 0 along the iteration.
+    room = jnp.maximum(radius2 - now.pp, 0)
+    sum_ = now.pd + jnp.sqrt(now.pd**2 + now.dd * room)
+    forward = positive | (-now.pd * dhd <= now.rr * now.dd)
+    boundary = jnp.where(forward, room / jnp.where(sum_ > 0, sum_, 1), -sum_ / now.dd)
+    to_boundary = outside & jnp.isfinite(radius2)
+    tau = jnp.where(to_boundary, boundary, alpha)
+    return tau, outside, jnp.minimum(now.low, rayleigh), high
 
 
-def _first_radius(it: _Iteration, curvature: Array, length2: Array, own: Array) -> Array:
-    """Length to allow where curvature first turns negative in an infinite region.
-
-    What the step has reached, plus the step that a positive curvature of this size would
-    give: it has the units of x whatever those of the loss. Without curvature, the point's
-    own length.
-    """
-    size = jnp.abs(curvature)
-    along = it.residual_norm2 / jnp.where(size > 0, size, 1) * jnp.sqrt(length2)
-    return norm(it.step) + jnp.where((size > 0) & jnp.isfinite(along), along, own)
-
-
-def _to_boundary(it: _Iteration, start, curvature: Array, radius: Array, positive) -> Array:
-    """Find τ with ‖step + τ·direction‖ = radius; of two, the one with the lower model."""
-    d = it.direction
-    a, b = inner(d, d), inner(it.step, d)
-    room = jnp.maximum(radius**2 - inner(it.step, it.step), 0)
-    root = jnp.sqrt(b**2 + a * room)
-    safe = jnp.where(a > 0, a, 1)
-    # The root without cancellation, the other from the product of the roots −room / a.
-    large = jnp.where(b > 0, -(b + root), root - b) / safe
-    small = jnp.where(large != 0, -room / (safe * jnp.where(large != 0, large, 1)), 0)
-    forward, backward = jnp.maximum(large, small), jnp.minimum(large, small)
-    slope = inner(it.residual, d)
-
-    def model(tau):
-        return tau * slope + 0.5 * tau**2 * curvature
-
-    return jnp.where(positive | (model(forward) <= model(backward)), forward, backward)
-
-
-def _propose(path: _Path, grad: Params) -> Callable[[Array], tr.Proposal]:
-    """Build the map from a radius to a step: the path 0 → Cauchy point → step, cut there.
-
-    Both ends have known products with H, so the model's reduction costs nothing.
-    """
-    cauchy_norm, step_norm = norm(path.cauchy), norm(path.step)
+def _propose(path: _Path, params: Params) -> Callable[[Array], tr.Proposal]:
+    """Build the map from a radius to the step cut to it; its model costs no product."""
 
     def propose(radius: Array) -> tr.Proposal:
-        whole = radius >= step_norm
-        early = radius <= cauchy_norm
-        difference = add_scaled(path.step, -1.0, path.cauchy)
-        a, b = inner(difference, difference), inner(path.cauchy, difference)
-        room = jnp.maximum(radius**2 - cauchy_norm**2, 0)
-        root = jnp.sqrt(jnp.maximum(b**2 + a * room, 0))
-        denominator = b + root
-        # Rationalised, so that nothing cancels where b > 0, as on a path of growing norm.
-        tau = jnp.where(denominator > 0, room / jnp.where(denominator > 0, denominator, 1), 0)
-        tau = jnp.where(whole, 1.0, jnp.where(early, 0.0, jnp.clip(tau, 0, 1)))
-        factor = radius / jnp.where(cauchy_norm > 0, cauchy_norm, 1)
-        scale = jnp.where(early & ~whole, factor, 1.0)
-
-        def combine(first: Params, last: Params) -> Params:
-            return jax.tree.map(lambda u, v: scale * ((1 - tau) * u + tau * v), first, last)
-
-        step = combine(path.cauchy, path.step)
-        product = combine(path.cauchy_product, path.product)
-        updates = jax.tree.map(lambda u, g: u.astype(g.dtype), step, grad)
-        return tr.Proposal(updates, _reduction(grad, step, product), ~(whole & path.interior))
+        whole = (radius >= path.length) | (path.length == 0)
+        tau = jnp.where(whole, 1, radius / jnp.where(whole, 1, path.length))
+        slope = tau * path.slope
+        updates = jax.tree.map(lambda u, p: (tau * u).astype(p.dtype), path.step, params)
+        predicted = -slope - 0.5 * tau**2 * path.curvature
+        binding = ~(whole & path.interior)
+        return tr.Proposal(updates, tau * path.length, slope, predicted, binding)
 
     return propose
 
 
-def _reduction(grad: Params, step: Params, product: Params) -> Array:
-    """Reduction −gᵀp − ½pᵀHp that the model predicts."""
-    return -inner(grad, step) - 0.5 * inner(step, product)
+def _probe(tree: Params, dtype: Any) -> Params:
+    """Build a fixed direction without symmetry: the fractional parts of multiples of φ.
 
-
-def _probe(tree: Params, dtype) -> Params:
-    """Build a fixed pseudo-random direction without symmetry, shaped like the tree."""
+    Such a sequence is spread evenly over its interval (Weyl) and needs no random bits.
+    """
     leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-    return structure.unflatten(
-        [jax.random.normal(k, x.shape, dtype) for k, x in zip(keys, leaves, strict=True)]
-    )
+    golden = 0.6180339887498949
+    made, first = [], 1
+    for leaf in leaves:
+        index = first + jnp.arange(leaf.size, dtype=dtype)
+        made.append((index * golden % 1.0 - 0.5).reshape(leaf.shape))
+        first += leaf.size
+    return structure.unflatten(made)
