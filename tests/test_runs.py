@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -258,6 +259,7 @@ def test_ctrl_c_ends_a_program_with_130_and_no_traceback(tmp_path, work):
     )
     try:
         assert process.stdout.readline() == "started\n"
+        time.sleep(0.5)  # until the compiler is at work
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     finally:
