@@ -1,5 +1,7 @@
 """Derivatives with a bar: the bar contains the truth."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,14 +75,41 @@ def test_numpy_functions_give_what_jax_functions_give():
     assert np.all(gap <= by_numpy.error)
 
 
-def test_jit_and_vmap_give_what_a_plain_call_gives():
+def test_jit_gives_what_a_plain_call_gives():
     g = adaptive.derivative(jnp.sin)
     x = jnp.array([0.1, 1.0, 3.0])
     plain, jitted = g(x), jax.jit(g)(x)
-    mapped = jax.vmap(g)(x)
-    for other in (jitted, mapped):
-        assert np.all(abs(plain.value - other.value) <= np.minimum(plain.error, other.error))
-        assert np.array_equal(plain.status, other.status)
+    assert np.all(abs(plain.value - jitted.value) <= np.minimum(plain.error, jitted.error))
+    assert np.array_equal(plain.status, jitted.status)
+    assert np.array_equal(plain.step, jitted.step)
+
+
+@pytest.mark.slow
+def test_vmap_gives_what_a_plain_call_gives():
+    g = adaptive.grad(lambda x: jnp.sum(jnp.sin(x) * x[0]))
+    x = jnp.array([[0.1, 1.0, 3.0], [2.0, -1.0, 0.3]])
+    mapped = jax.vmap(lambda x: g(x))(x)
+    for i in range(2):
+        plain = g(x[i])
+        gap = abs(plain.value - mapped.value[i])
+        assert np.all(gap <= np.minimum(plain.error, mapped.error[i]))
+
+
+def test_one_lane_going_wrong_leaves_the_others_alone():
+    x = jnp.array([1.0, -1.0, jnp.nan, 2.0])
+    estimate = adaptive.derivative(jnp.log)(x)
+    alone = adaptive.derivative(jnp.log)(x[::3])
+    assert np.array_equal(estimate.value[::3], alone.value)
+    assert np.array_equal(estimate.error[::3], alone.error)
+    assert np.all(np.isinf(estimate.error[1:3]))
+
+
+def test_many_rows_give_what_one_row_gives():
+    x = jnp.linspace(0.1, 3.0, 300)
+    together = adaptive.derivative(jnp.exp)(x)
+    alone = adaptive.derivative(jnp.exp)(x[277])
+    assert abs(together.value[277] - alone.value) <= alone.error
+    assert np.all(abs(np.asarray(together.value) - np.exp(x)) <= together.error)
 
 
 def test_many_calls_trace_the_function_once_for_each_shape():
@@ -109,9 +138,7 @@ def test_gradient_keeps_the_structure_and_counts_its_evaluations():
     params = {"w": np.array([1.0, -2.0, 1e-6]), "b": np.asarray(0.3)}
     estimate = adaptive.grad(f)(params)
     assert estimate.value["w"].shape == (3,)
-    assert np.all(
-        abs(estimate.value["w"] - 2 * params["w"]) <= estimate.error["w"] + 1e-15
-    )
+    assert np.all(abs(estimate.value["w"] - 2 * params["w"]) <= estimate.error["w"] + 1e-15)
     assert abs(estimate.value["b"] - np.exp(0.3)) <= estimate.error["b"]
     # One more call tells the output's shape, one tries to trace it.
     assert int(estimate.nfev) <= len(calls) <= int(estimate.nfev) + 2
@@ -161,6 +188,73 @@ def test_one_sided_derivatives_stay_on_their_side(side):
     detected = adaptive.derivative(f)(jnp.asarray(0.3))
     assert int(detected.status) == DerivativeStatus.ONE_SIDED
     assert abs(detected.value - np.exp(0.3)) <= detected.error < 1e-9
+
+
+def test_a_kink_nearby_is_not_a_kink_here():
+    estimate = adaptive.derivative(lambda x: x * jnp.abs(x), order=(1, 2))(
+        jnp.array([0.01, -0.1, 1.0])
+    )
+    assert np.all(estimate.status[0] <= DerivativeStatus.NOISY)
+    assert np.all(abs(np.asarray(estimate.value[0]) - [0.02, 0.2, 2.0]) <= estimate.error[0])
+    assert np.all(abs(np.asarray(estimate.value[1]) - [2.0, -2.0, 2.0]) <= estimate.error[1])
+
+
+@pytest.mark.parametrize("bits", [13, 20, 30])
+def test_bars_cover_the_quanta_of_a_rounded_function(bits):
+    x = np.array([-2.3, -1.285, -0.4, 0.8, 1.7, 3.0])
+    estimate = adaptive.derivative(lambda x: np.round(np.sin(x) * 2.0**bits) / 2.0**bits)(x)
+    error = abs(estimate.value - np.cos(x))
+    assert np.all(error <= estimate.error)
+    assert np.all(error < 100 * 2.0**-bits)
+
+
+def test_bars_cover_hashed_noise_and_the_status_says_so():
+    def f(x):
+        y = jnp.sin(x * 2.0**36 * 1.2345) * 2.0**20
+        return jnp.exp(x) * (1 + 1e-7 * (2 * (y - jnp.floor(y)) - 1))
+
+    x = jnp.array([-1.0, 0.2, 1.0, 2.5])
+    estimate = adaptive.derivative(f)(x)
+    assert np.all(abs(np.asarray(estimate.value) - np.exp(x)) <= estimate.error)
+    assert np.all(np.asarray(estimate.error) < 1e-4 * np.exp(x))
+    assert np.all(estimate.status == DerivativeStatus.NOISY)
+    assert estimate.ok
+
+
+def test_a_known_noise_level_widens_the_bar():
+    plain = adaptive.derivative(jnp.sin)(0.5)
+    told = adaptive.derivative(jnp.sin, noise=1e-6)(0.5)
+    assert 1e-7 < told.error < 1e-4
+    assert plain.error < 1e-11
+
+
+def test_a_constant_and_a_stationary_point_have_zero_slope_and_a_small_bar():
+    for f in (lambda x: 3 + 0 * x, jnp.cos, lambda x: 1 + x**4):
+        estimate = adaptive.derivative(f)(jnp.asarray(0.0))
+        assert abs(estimate.value) <= estimate.error < 1e-12
+        assert estimate.ok
+
+
+def test_values_near_the_ends_of_the_range_neither_over_nor_underflow():
+    for scale in (1e-250, 1e250):
+        estimate = adaptive.derivative(lambda x, s=scale: s * np.sin(x), order=(1, 3))(0.5)
+        assert abs(estimate.value[0] - scale * np.cos(0.5)) <= estimate.error[0]
+        assert abs(estimate.value[1] + scale * np.cos(0.5)) <= estimate.error[1]
+        assert estimate.error[0] < 1e-12 * scale
+
+
+def test_numpy_functions_of_one_number_at_a_time_work():
+    def f(x):
+        return math.log(x) if x > 0.5 else 2 * x - 1 - math.log(2)
+
+    estimate = adaptive.derivative(f)(np.array([0.7, 3.0]))
+    assert np.all(abs(estimate.value - 1 / np.array([0.7, 3.0])) <= estimate.error)
+
+
+def test_half_precision_input_is_widened():
+    estimate = adaptive.grad(lambda p: jnp.sum(p**2))(jnp.array([0.5, 2.0], jnp.bfloat16))
+    assert np.all(abs(np.asarray(estimate.value) - [1.0, 4.0]) <= estimate.error)
+    assert np.max(estimate.error) < 1e-3
 
 
 def test_float32_functions_get_float32_bars():

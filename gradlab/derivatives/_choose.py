@@ -68,10 +68,18 @@ class Choice(NamedTuple):
     following: Any
 
 
-def _residuals(sample: Samples, values: Any, xp: Any) -> Any:
+def _residuals(sample: Samples, xp: Any) -> Any:
     """What each candidate's polynomial misses at each rung, shape (P, C, J)."""
-    predict = xp.asarray(sample.table.predict, dtype=values.dtype)
-    return abs(xp.einsum("cjk,pk->pcj", predict, values) - values[:, None, :])
+    count, rungs = sample.table.used.shape
+    # Laid out in NumPy, so that a compiler has no large constant to transpose.
+    flat = np.ascontiguousarray(sample.table.predict.reshape(-1, rungs).T)
+    predicted = _times(sample.values, flat, xp).reshape(-1, count, rungs)
+    return abs(predicted - sample.values[:, None, :])
+
+
+def _times(values: Any, constant: np.ndarray, xp: Any) -> Any:
+    """Multiply by a constant matrix in the values' dtype."""
+    return values @ xp.asarray(constant.astype(values.dtype))
 
 
 def _noise(
@@ -86,7 +94,7 @@ def _noise(
     for sample in samples:
         inside = xp.where(used[None], abs(sample.values)[:, None, :], 0)
         variation = variation + xp.max(inside, axis=2)
-        missed = _residuals(sample, sample.values, xp)
+        missed = _residuals(sample, xp)
         misfit = xp.maximum(misfit, xp.where(below[None], missed, 0))
     few = _LEVEL * (1 + _FEW / np.maximum(table.below.sum(axis=1), 1))
     level = xp.max(misfit, axis=2) * xp.asarray(few, dtype=size.dtype)[None]
@@ -131,8 +139,7 @@ def choose(
         for order, weights in sample.table.weights.items():
             if order not in orders:
                 continue
-            w = xp.asarray(weights, dtype=size.dtype)
-            estimates = sample.values @ w.T
+            estimates = _times(sample.values, np.ascontiguousarray(weights.T), xp)
             truncation = _truncation(estimates, sample.table, order, xp)
             noisy = (
                 _NOISE_WIDTH
@@ -161,7 +168,8 @@ def _next_order(samples: list[Samples], order: int, xp: Any) -> Any:
     """Estimate the next derivative by every candidate, shape (P, C)."""
     for table, values in samples:
         if order + 1 in table.weights:
-            return abs(values @ xp.asarray(table.weights[order + 1], dtype=values.dtype).T)
+            weights = np.ascontiguousarray(table.weights[order + 1].T)
+            return abs(_times(values, weights, xp))
     count = len(samples[0].table.terms)
     return 0 * xp.repeat(samples[0].values[:, :1], count, axis=1)
 
@@ -228,7 +236,7 @@ def _hidden(
     index = np.where(has, np.argmax(table.above, axis=1), 0)
     rows = table.predict[np.arange(len(index)), index]
     gain = xp.asarray(1 + np.sqrt((rows**2).sum(axis=1)), dtype=nodes.dtype)
-    missed = abs(values @ xp.asarray(rows, dtype=nodes.dtype).T - values[:, index])
+    missed = abs(_times(values, np.ascontiguousarray(rows.T), xp) - values[:, index])
     reach = xp.asarray(table.growth[order], dtype=nodes.dtype)
     explained = _EXPLAINED * (truncation * reach[None] + noise * gain[None])
     jump = (missed > explained) & (missed < _NOISE_SHARE * swing[:, index])

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradlab.derivatives import _choose, _ladder, _scan
+from gradlab.derivatives._powers import exponent_of, scaled
 from gradlab.derivatives._search import OCTAVES, flat_rows, search
 
 __all__ = [
@@ -149,15 +150,15 @@ def run_with_ladder(
     top, side = xp.repeat(top, outputs), xp.repeat(side, outputs)
     # Half the spacing of x, at most: x is no better known, and f no better computed.
     spacing = xp.repeat(abs(x), outputs).astype(work) * (float(np.finfo(x.dtype).eps) / 2)
-    blur = xp.ldexp(2 * spacing, -top)
+    blur = scaled(2 * spacing, -top, xp)
     answers = _analyse(plan, (flat_rows(second, xp), flat_center, blur, side), eps, given, xp)
-    scaled = {}
+    answered = {}
     sign = xp.where(side < 0, -1, 1).astype(work)
     for order in plan.orders:
         choice = answers[order]
-        value = xp.ldexp(choice.value, -top * order) * sign**order
-        error = xp.ldexp(choice.error, -top * order)
-        next_up = xp.ldexp(choice.following, -top * (order + 1))
+        value = scaled(choice.value, -top * order, xp) * sign**order
+        error = scaled(choice.error, -top * order, xp)
+        next_up = scaled(choice.following, -top * (order + 1), xp)
         error = error + xp.where(xp.isfinite(next_up), spacing * next_up, 0)
         # Factors of f are rounded too, the same way at every sample.
         error = error + float(np.finfo(work).eps) * abs(value)
@@ -169,7 +170,7 @@ def run_with_ladder(
         fields = (
             value,
             error,
-            xp.ldexp(choice.top.astype(x.dtype), top),
+            scaled(choice.top.astype(x.dtype), top, xp),
             choice.noisy,
             choice.roundings,
             choice.doubt,
@@ -177,13 +178,13 @@ def run_with_ladder(
             broken,
             side,
         )
-        scaled[order] = Answer(*(field.reshape(rows, outputs) for field in fields))
-    return scaled, ladder
+        answered[order] = Answer(*(field.reshape(rows, outputs) for field in fields))
+    return answered, ladder
 
 
 def _ladder_points(plan: Plan, x: Any, top: Any, side: Any, xp: Any) -> Any:
     def steps(nodes: np.ndarray) -> Any:
-        return xp.ldexp(xp.asarray(nodes, dtype=x.dtype)[None, :], top[:, None])
+        return scaled(xp.asarray(nodes, dtype=x.dtype)[None, :], top[:, None], xp)
 
     x, side = x[:, None], side[:, None]
     central = steps(plan.nodes)
@@ -279,16 +280,18 @@ def normalised(
     for _, values in samples:
         finite = finite & xp.isfinite(values)
     largest = xp.max(xp.where(finite, size, 0), axis=1)
-    exponent = xp.where(largest > 0, xp.frexp(largest)[1], 0)
+    exponent = xp.where(largest > 0, exponent_of(largest, xp), 0)
     down = -exponent[:, None]
-    scaled = [_choose.Samples(t, xp.ldexp(v, down)) for t, v in samples]
-    noise = xp.ldexp(xp.zeros_like(largest) + given, -exponent)
-    result = _choose.choose(scaled, xp.ldexp(size, down), finite, eps, blur, noise, orders, xp)
+    lowered = [_choose.Samples(t, scaled(v, down, xp)) for t, v in samples]
+    noise = scaled(xp.zeros_like(largest) + given, -exponent, xp)
+    result = _choose.choose(
+        lowered, scaled(size, down, xp), finite, eps, blur, noise, orders, xp
+    )
     return {
         order: c._replace(
-            value=xp.ldexp(c.value, exponent),
-            error=xp.ldexp(c.error, exponent),
-            following=xp.ldexp(c.following, exponent),
+            value=scaled(c.value, exponent, xp),
+            error=scaled(c.error, exponent, xp),
+            following=scaled(c.following, exponent, xp),
         )
         for order, c in result.items()
     }

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradlab.derivatives import _choose, _drive, _scan
+from gradlab.derivatives._powers import scaled
 
 __all__ = ["coordinate_lines", "run"]
 
@@ -38,7 +39,7 @@ def run(
     first, second = np.triu_indices(n, 1)
     top, even, size = ladder
     nodes = xp.asarray(plan.nodes, dtype=flat.dtype)
-    step = xp.ldexp(xp.ones_like(flat)[:, None] * nodes[None, :], top[:, None])
+    step = scaled(xp.ones_like(flat)[:, None] * nodes[None, :], top[:, None], xp)
     pairs = np.stack([first, second], axis=1)
     here = xp.stack([flat[first], flat[second]], axis=1)[:, None, :]
     move = xp.stack([step[first], step[second]], axis=2)
@@ -56,8 +57,8 @@ def run(
     choice = _drive.in_chunks(choose, (mixed, _MIXED_NOISE * largest), xp)
     # The coefficient of t² is H_ij h_i h_j; the order 2 of a table is twice that.
     shift = -(top[first] + top[second]) - 1
-    value, error = xp.ldexp(choice.value, shift), xp.ldexp(choice.error, shift)
-    reach = xp.ldexp(choice.top, xp.maximum(top[first], top[second]))
+    value, error = scaled(choice.value, shift, xp), scaled(choice.error, shift, xp)
+    reach = scaled(choice.top, xp.maximum(top[first], top[second]), xp)
     smooth = answer.smooth[first, first] & answer.smooth[second, second]
     broken = answer.kink[first, first] | answer.kink[second, second]
     one_sided = (answer.side[first, first] != 0) | (answer.side[second, second] != 0)

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gradlab.derivatives._powers import exponent_of, scaled
+
 __all__ = ["Parts", "choose_top", "kink", "levels", "one_sided_parts", "split"]
 
 # Below this disagreement two levels are seen as one smooth function, above the second as
@@ -47,7 +49,7 @@ def levels(xp: Any, x: Any, count: int) -> Any:
     """Give the exponents of the scan's steps, shape (P, count), rising."""
     info = np.finfo(x.dtype)
     zero = x == 0
-    exponent = xp.where(zero, 0, xp.frexp(x)[1] - 1)
+    exponent = xp.where(zero, 0, exponent_of(x, xp) - 1)
     low = xp.where(exponent < 0, exponent - _BELOW_SMALL, exponent - info.nmant)
     low = xp.where(zero, -_BELOW_ZERO, low)
     low = xp.clip(low, int(info.minexp) + 4, None)
@@ -72,7 +74,7 @@ def one_sided_parts(values: Any, center: Any, exponents: Any, xp: Any) -> Parts:
     """
     gain = values - center
     below = xp.concatenate([gain[:, :1] * xp.nan, gain[:, :-1]], axis=1)
-    ratio = xp.ldexp(xp.ones_like(gain[:, 1:]), exponents[:, 1:] - exponents[:, :-1])
+    ratio = scaled(xp.ones_like(gain[:, 1:]), exponents[:, 1:] - exponents[:, :-1], xp)
     ratio = xp.concatenate([2 * xp.ones_like(gain[:, :1]), ratio], axis=1)
     odd = (ratio * (ratio / (ratio - 1))) * below - gain / (ratio - 1)
     size = xp.maximum(xp.maximum(abs(values), abs(below + center)), abs(center))
@@ -92,8 +94,8 @@ def _disagreement(parts: Parts, exponents: Any, eps: float, xp: Any) -> tuple[An
     """Compare each level with the one below: relative disagreement, and in units of f."""
     down = exponents[:, :-1] - exponents[:, 1:]
     odd, even = parts.odd[:, :-1], parts.even[:, :-1]
-    off_odd = abs(odd - xp.ldexp(parts.odd[:, 1:], down))
-    off_even = abs(even - xp.ldexp(parts.even[:, 1:], 2 * down))
+    off_odd = abs(odd - scaled(parts.odd[:, 1:], down, xp))
+    off_even = abs(even - scaled(parts.even[:, 1:], 2 * down, xp))
     total = abs(odd) + abs(even)
     both = off_odd + off_even
     relative = xp.where(total > 0, both / xp.where(total > 0, total, 1), xp.inf)
@@ -212,11 +214,16 @@ def kink(parts: Parts, exponents: Any, eps: float, xp: Any) -> Any:
     """
     shift = exponents[:, 1:] - exponents[:, :-1]
     low, high = abs(parts.even[:, :-1]), abs(parts.even[:, 1:])
-    expected = xp.ldexp(low, shift)
+    expected = scaled(low, shift, xp)
     clear = low > 64 * eps * parts.size[:, :-1]
     linear = abs(high - expected) <= expected / 8
-    # The lowest clear pair and the next one.
+    # The lowest clear pair and the next one; the level below must be unclear for its
+    # smallness alone, not because the function is straight there.
     first = xp.argmax(clear, axis=1)
     second = xp.clip(first + 1, None, clear.shape[1] - 1)
     both = clear & linear
-    return _at(both, first, xp) & _at(both, second, xp) & (second > first)
+    before = xp.clip(first - 1, 0, None)
+    shrunk = scaled(_at(low, first, xp), -_at(shift, before, xp), xp)
+    hidden = shrunk <= 128 * eps * _at(parts.size, before, xp)
+    hidden = hidden | (first == 0)
+    return _at(both, first, xp) & _at(both, second, xp) & (second > first) & hidden

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradlab.derivatives import _scan
+from gradlab.derivatives._powers import exponent_of, scaled
 
 __all__ = ["OCTAVES", "Found", "flat_rows", "search"]
 
@@ -71,7 +72,7 @@ def search(
 
 def _points(x: Any, exponents: Any, side: int, xp: Any) -> Any:
     """Two points for each level: on both sides, or at the step and twice the step."""
-    step = xp.ldexp(xp.ones_like(x)[:, None], exponents)
+    step = scaled(xp.ones_like(x)[:, None], exponents, xp)
     x = x[:, None]
     if side:
         return xp.concatenate([x + side * step, x + 2 * side * step], axis=1)
@@ -122,7 +123,7 @@ def _shared(top: Any, constant: Any, side: Any, outputs: int, x: Any, xp: Any) -
     must still move x.
     """
     info = np.finfo(x.dtype)
-    rounding = xp.where(x == 0, int(info.minexp), xp.frexp(x)[1] - 1 - info.nmant)
+    rounding = xp.where(x == 0, int(info.minexp), exponent_of(x, xp) - 1 - info.nmant)
     lowest = xp.repeat(xp.maximum(rounding, int(info.minexp) + 4) + OCTAVES, outputs)
     top = xp.clip(top, lowest, int(info.maxexp) - 3)
     top, constant = top.reshape(-1, outputs), constant.reshape(-1, outputs)
@@ -135,9 +136,9 @@ def _shared(top: Any, constant: Any, side: Any, outputs: int, x: Any, xp: Any) -
 def _half_jump(right: Any, left: Any, center: Any, exponents: Any, xp: Any) -> Any:
     """Half the jump of the slope, with an eighth to spare: |even part|/h at small steps."""
     parts = _scan.split(right, left, center[:, None], xp)
-    slope = xp.ldexp(abs(parts.even), -exponents)
+    slope = scaled(abs(parts.even), -exponents, xp)
     shift = exponents[:, 1:] - exponents[:, :-1]
     low, high = abs(parts.even[:, :-1]), abs(parts.even[:, 1:])
-    expected = xp.ldexp(low, shift)
+    expected = scaled(low, shift, xp)
     linear = (abs(high - expected) <= expected / 8) & (low > 0)
     return _KINK_WIDTH * xp.max(xp.where(linear, slope[:, 1:], 0), axis=1)

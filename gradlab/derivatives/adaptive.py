@@ -289,21 +289,20 @@ def _noise_level(noise: float | None) -> float:
 
 
 def _real_points(x: ArrayLike) -> AnyArray:
-    """Check the points; NumPy stays NumPy, Python numbers take JAX's default dtype."""
-    array = x if isinstance(x, jax.Array | np.ndarray | np.floating) else jnp.asarray(x)
-    if jnp.issubdtype(array.dtype, jnp.integer):
-        raise (
-            TypeError(
-                f"`x` must be floating to be moved by a step, got {array.dtype}. Cast it: "
-                "jnp.asarray(x, float)."
-            )
-            if isinstance(x, jax.Array | np.ndarray | np.integer)
-            else None
-        )
-        array = jnp.asarray(x, float)
+    """Check the points; NumPy stays NumPy, Python numbers take JAX's default dtype.
+
+    Half precision is widened: its own spacing leaves no room for a difference.
+    """
+    known = isinstance(x, jax.Array | np.ndarray | np.generic)
+    array: Any = x if known else jnp.asarray(x)
+    if not known and jnp.issubdtype(array.dtype, jnp.integer):
+        array = array.astype(float)  # 1 means 1.0 when a person writes it
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(f"`x` must be real and floating, got {array.dtype}.")
-    return array
+        raise TypeError(
+            f"`x` must be real and floating to be moved by a step, got {array.dtype}. Cast "
+            "it: jnp.asarray(x, float)."
+        )
+    return array.astype(np.float32) if array.dtype.itemsize < 4 else array
 
 
 def _pointwise(

@@ -30,6 +30,7 @@ import numpy as np
 from gradlab._typing import AnyArray, Params
 from gradlab.derivatives._coordinates import Coordinates, on_lines
 from gradlab.derivatives._leaves import check_scalar
+from gradlab.derivatives._powers import exponent_of, scaled
 
 __all__ = ["NoiseEstimate", "NoiseStatus", "estimate_noise"]
 
@@ -167,7 +168,7 @@ def _ecnoise(values: Any, center: Any, steps: np.ndarray, xp: Any) -> tuple[Any,
     values, center = values.astype(work), center.astype(work)
     # Scaled by a power of two, so that squares neither over- nor underflow.
     size = xp.where(xp.isfinite(center) & (center != 0), abs(center), 1)
-    scale = xp.ldexp(xp.ones_like(size), xp.frexp(size)[1])
+    scale = scaled(xp.ones_like(size), exponent_of(size, xp), xp)
     levels, changes = _levels(values / scale, xp)
     three = xp.stack([levels[:, k : k + _HIGHEST_ORDER - 2] for k in range(3)])
     alike = xp.max(three, axis=0) <= _AGREE * xp.min(three, axis=0)
