@@ -25,17 +25,18 @@ def check_params(x0: Params, argument: str = "x0") -> Params:
     leaves, structure = jax.tree_util.tree_flatten_with_path(x0)
     if not leaves:
         raise ValueError(f"`{argument}` has no leaves: there is nothing to optimise.")
-    return structure.unflatten([_check_leaf(leaf_name(argument, p), x) for p, x in leaves])
+    checked = [_check_leaf(leaf_name(argument, p), x) for p, x in leaves]
+    return jax.tree.unflatten(structure, checked)
 
 
 def _check_leaf(name: str, leaf: Any) -> jax.Array:
     """Check one leaf and make it a strongly typed JAX array."""
-    if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
-        if leaf.is_deleted():
-            raise ValueError(
-                f"`{name}` is a deleted or donated buffer. Copy it before donating it, or "
-                "build it anew."
-            )
+    held = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+    if held and leaf.is_deleted():
+        raise ValueError(
+            f"`{name}` is a deleted or donated buffer. Copy it before donating it, or "
+            "build it anew."
+        )
     dtype = getattr(leaf, "dtype", None) or _dtype_of(name, leaf)
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise TypeError(

@@ -1,4 +1,4 @@
-"""The compiled loop driven from Python: chunks, clock, callback, deadline, compiled-code cache."""
+"""The compiled loop driven from Python: chunks, clock, callback, deadline, code cache."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Program:
         per_gradient = value.gradient_evaluations(params)
         return (per_gradient, value.hvp_evaluations(params)) if per_gradient else None
 
-    def _value(self) -> Callable[..., Array]:
+    def _value(self) -> Any:
         """The loss without its auxiliary output, its derivative rule installed."""
         checked = scalar_loss(self.loss, self.has_aux)
 
@@ -203,7 +203,7 @@ def _follow(
     problem: Problem, carry: Carry, updates: Params, state: Any, active: Array
 ) -> Carry:
     """Go where a method's own search leads; it has the value and gradient there."""
-    value, grad = value_and_grad_in(state)
+    value, grad = value_and_grad_in(state)  # type: ignore[misc]  # the caller made sure
     params = optax.apply_updates(carry.params, updates)
     made = calls_made(carry.state, state)
     return _settle(problem, carry, params, value, grad, state, None, updates, made, active)
@@ -265,7 +265,8 @@ def _settle(
         carry.rows,
         carry.loss_dtype,
     )
-    frozen = select(active, new._replace(rows=None), carry._replace(rows=None))
+    none: Any = None  # rows freeze themselves
+    frozen = select(active, new._replace(rows=none), carry._replace(rows=none))
     moved_on = active & (counts.step > old[1].step)
     return frozen._replace(rows=_record(carry.rows, params, numbers, counts, length, moved_on))
 

@@ -50,7 +50,7 @@ class Layout:
         """
         sizes = [math.prod(shape) for shape in self.shapes]
         if isinstance(vector, jax.core.Tracer):
-            parts = jax.lax.split(vector, sizes, axis=-1)
+            parts: Any = jax.lax.split(vector, sizes, axis=-1)
         else:
             parts = np.split(np.asarray(vector), np.cumsum(sizes)[:-1], axis=-1)
         leaves = [

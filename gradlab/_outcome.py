@@ -143,8 +143,8 @@ def _trace(
         numbers, counts, params = jax.tree.map(lambda rows: rows[:-1], tuple(carry.rows[1:]))
         filled = jnp.arange(counts.shape[0])[:, None] < carry.step
         counts = jnp.where(filled, counts, calls)
-        seconds = jnp.full(counts.shape[0], jnp.nan, numbers.dtype)
-        compile_seconds = jnp.full((), jnp.nan, numbers.dtype)
+        seconds: Any = jnp.full(counts.shape[0], jnp.nan, numbers.dtype)
+        compile_seconds: Any = jnp.full((), jnp.nan, numbers.dtype)
     else:
         numbers, counts = np.concatenate(history.numbers), np.concatenate(history.counts)
         counts[-1] = np.asarray(calls)
@@ -164,7 +164,7 @@ def _trace(
         nhev=calls[:, 3],
         seconds=seconds,
         num_rows=Counts.of(carry.counts).step + 1,
-        num_params=np.asarray(num_params(carry.params), np.int32),
+        num_params=jnp.asarray(num_params(carry.params), jnp.int32),
         compile_seconds=compile_seconds,
         params=None if params is None else unpack(params),
     )

@@ -90,7 +90,8 @@ class Counts(NamedTuple):
     @classmethod
     def of(cls, packed: AnyArray) -> Counts:
         """Unpack."""
-        return cls(packed[0], packed[1], packed[2], packed[3], packed[4:8])
+        parts: Any = (packed[0], packed[1], packed[2], packed[3], packed[4:8])
+        return cls(*parts)
 
     def pack(self) -> Array:
         """Stack into a vector."""
@@ -216,7 +217,7 @@ def _converged(
     status: Array,
 ) -> Array:
     """Apply the tests asked for, weakest first: later ones overrule earlier ones."""
-    if problem.xtol is not None:
+    if problem.xtol is not None and point_norm is not None:
         short = moved & (length > 0) & (length <= problem.xtol * point_norm)
         status = jnp.where(short, Status.CONVERGED_STEP, status)
     if problem.ftol is not None:
@@ -262,9 +263,10 @@ def look_around(value_fn: Any, x: Params, noise: Array | float | None) -> Array:
 
     def around(key: Array) -> Array:
         keys = jax.random.split(key, len(leaves))
-        direction = structure.unflatten(
-            [jax.random.normal(k, v.shape, v.dtype) for k, v in zip(keys, leaves, strict=True)]
-        )
+        normal = [
+            jax.random.normal(k, v.shape, v.dtype) for k, v in zip(keys, leaves, strict=True)
+        ]
+        direction = jax.tree.unflatten(structure, normal)
         scales = jnp.array(LENGTHS) * own / norm(direction)
         return jax.lax.map(lambda s: value_fn(add_scaled(x, s, direction)), scales)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +27,8 @@ from gradlab.result import Result
 __all__ = ["Progress", "minimize"]
 
 if TYPE_CHECKING:
-    MethodLike = str | Method | optax.GradientTransformation
-    Arguments = tuple[Any, ...]
+    MethodLike: TypeAlias = str | Method | optax.GradientTransformation
+    Arguments: TypeAlias = tuple[Any, ...]
 else:  # checked below, in the caller's words
     MethodLike = Arguments = Any
 
@@ -167,8 +167,8 @@ def _refuse_host_options(loop: str, callback: Any, max_seconds: Any) -> None:
     for name, asked in wanted:
         if asked:
             raise ValueError(
-                f"{name} cannot be used inside jax.jit or jax.vmap, where a run is one compiled "
-                "loop. Call minimize from Python, or leave it out."
+                f"{name} cannot be used inside jax.jit or jax.vmap, where a run is one "
+                "compiled loop. Call minimize from Python, or leave it out."
             )
 
 

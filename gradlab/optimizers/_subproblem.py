@@ -6,13 +6,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradlab._typing import Array
 
 __all__ = ["Subproblem", "is_positive_definite", "solve_subproblem"]
 
-# The region's radius is a rule of thumb, so meeting it to 1 part in 1,000 is near enough.
-TOLERANCE = 1e-3
 # Newton's iteration takes 3 to 6 steps; bisection alone would need some 50.
 MAX_ITERATIONS = 60
 
@@ -91,7 +90,8 @@ def _secular_root(
         length2 = jnp.sum(p**2)
         curvature = jnp.sum(p**2 / jnp.where(s + mu > 0, s + mu, 1))
         length = jnp.sqrt(length2)
-        done = jnp.abs(length - radius) <= TOLERANCE * radius
+        # Half the digits; the step taken from here brings the others.
+        done = jnp.abs(length - radius) <= np.sqrt(jnp.finfo(g.dtype).eps) * radius
         low = jnp.where(length > radius, mu, low)
         high = jnp.where(length > radius, high, mu)
         safe = jnp.where(curvature > 0, curvature, 1)
@@ -100,7 +100,7 @@ def _secular_root(
         middle = jnp.where(low > 0, jnp.sqrt(low) * jnp.sqrt(high), 1e-3 * high)
         usable = (newton > low) & (newton < high)
         done |= low >= high
-        mu = jnp.where(done, mu, jnp.where(usable, newton, middle))
+        mu = jnp.where(usable, newton, jnp.where(done, mu, middle))
         return jnp.stack([mu, low, high]), jnp.where(done, MAX_ITERATIONS, k + 1)
 
     start = jnp.stack([jnp.where(low > 0, low, 0.5 * high), low, high])

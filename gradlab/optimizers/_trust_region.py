@@ -51,7 +51,7 @@ class TrustRegionState(NamedTuple):
             Hessians), without those its host makes.
     """
 
-    count: Array
+    count: Array  # type: ignore[assignment]  # the name optax's hosts look for
     value: Array
     grad: Params
     radius: Array

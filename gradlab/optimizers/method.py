@@ -159,7 +159,7 @@ def check_learning_rate(rate: Any) -> None:
 
 def _check_options(name: str, factory: Callable[..., Any], options: dict, rate: Any) -> None:
     """Raise `TypeError` for an option the method does not have."""
-    known = [p for p in inspect.signature(factory).parameters]
+    known = list(inspect.signature(factory).parameters)
     if rate is not None:
         known += ["schedule", "num_steps"]
     for option in options:

@@ -108,7 +108,7 @@ class _Scalars(NamedTuple):
     low: Array
     high: Array
     ended: Array
-    count: Array
+    products: Array
 
 
 class _Iteration(NamedTuple):
@@ -164,7 +164,7 @@ def _truncated_cg(
 
     def unfinished(it: _Iteration) -> Array:
         now = _Scalars(*it.scalars)
-        return (now.ended == RUNNING) & (now.count < budget)
+        return (now.ended == RUNNING) & (now.products < budget)
 
     def iterate(it: _Iteration) -> _Iteration:
         return _advance(it, scaled_hvp, target, radius2, own)
@@ -184,7 +184,7 @@ def _truncated_cg(
     slope, curvature, decrement, length, inside = packed(
         slope, curvature, decrement, jnp.sqrt(end.pp), interior
     )
-    path = _Path(last.step, slope, curvature, length, inside > 0, end.count)
+    path = _Path(last.step, slope, curvature, length, inside > 0, end.products)
     return path, tr.Model(radius, decrement, end.low * scale, start_norm)
 
 
@@ -214,7 +214,7 @@ def _advance(
         low=low,
         high=high,
         ended=jnp.where(outside > 0, BOUNDARY, converged),
-        count=now.count + 1,
+        products=now.products + 1,
     )
     direction = jax.tree.map(lambda d, r: beta * d - r, d, residual)
     return _Iteration(step, residual, direction, packed(*scalars))
@@ -277,4 +277,4 @@ def _probe(tree: Params, dtype: Any) -> Params:
         index = first + jnp.arange(leaf.size, dtype=dtype)
         made.append((index * golden % 1.0 - 0.5).reshape(leaf.shape))
         first += leaf.size
-    return structure.unflatten(made)
+    return jax.tree.unflatten(structure, made)
