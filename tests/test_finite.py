@@ -160,6 +160,24 @@ def test_step_at_zero_is_that_of_its_neighbours_and_of_one_in_a_leaf_of_zeros():
     assert relative_error(g["b"], expected["b"]) <= 1e-9
 
 
+@pytest.mark.parametrize("ratio", [1e-2, 1e-4, 1e-6])
+def test_small_entry_keeps_half_the_digits_whichever_scale_it_has(ratio):
+    # Its own scale (log), or that of its neighbour (exp): the step cannot know.
+    x = jnp.array([2.0, *(ratio * jnp.linspace(1.0, 3.0, 9))])
+    for f in (lambda x: jnp.sum(jnp.log(x)), lambda x: jnp.sum(jnp.exp(x))):
+        error = jnp.abs(finite.grad(f)(x) / jax.grad(f)(x) - 1)
+        assert error[0] <= 1e-9
+        assert jnp.max(error) <= 1e-5
+
+
+def test_points_of_an_elementwise_function_have_scales_of_their_own():
+    x = jnp.logspace(-7, 7, 15)
+    d = finite.derivative(jnp.log)(x)
+    np.testing.assert_allclose(d, 1 / x, rtol=1e-8)
+    x = jnp.array([-1.0, 1e-17, 0.0, 1.0])  # zero up to rounding, as in a linspace
+    np.testing.assert_allclose(finite.derivative(jnp.exp)(x), jnp.exp(x), rtol=1e-9)
+
+
 def test_smallest_numbers_still_have_a_step():
     for dtype in (jnp.float32, jnp.float64):
         x = jnp.asarray(jnp.finfo(dtype).smallest_normal, dtype)

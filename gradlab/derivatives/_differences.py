@@ -46,6 +46,7 @@ class Problem:
         x: The flat point, shape (n,).
         layout: Its leaves.
         restore: Takes a pytree of parameters to f's value there.
+        elementwise: Whether f is, so that each entry of x is a point of its own.
     """
 
     evaluate: Any
@@ -53,6 +54,7 @@ class Problem:
     x: Any
     layout: Layout
     restore: Callable[[Params], Any]
+    elementwise: bool
 
     @staticmethod
     def build(
@@ -61,6 +63,7 @@ class Problem:
         args: tuple[Any, ...],
         kwargs: Any,
         argnums: int | tuple[int, ...],
+        elementwise: bool = False,
     ) -> Problem:
         """Flatten the differentiated arguments."""
         params, replace = select_arguments(args, argnums)
@@ -70,7 +73,7 @@ class Problem:
             return evaluate.f(*replace(params), **kwargs)
 
         x = evaluate.plan(lambda: x)
-        return Problem(evaluate, step, x, layout, restore)
+        return Problem(evaluate, step, x, layout, restore, elementwise)
 
     def call(self, x: Any) -> Any:
         """Evaluate f at a flat point."""
@@ -92,7 +95,7 @@ class Problem:
         """Return the step of each entry: the caller's, or the natural one."""
         if self.step is None:
             return _stencils.natural_steps(
-                self.x, self.layout, out_eps, rule.order, rule.accuracy
+                self.x, self.layout, out_eps, rule.order, rule.accuracy, self.elementwise
             )
         return self._given_steps()
 
@@ -127,9 +130,10 @@ class Problem:
         if self.step is not None and not natural:
             return self._given_steps()
         scale = self.layout.map_leaves(
-            lambda _, x: _stencils.leaf_scale(x, eps_of(x.dtype)), self.x
+            lambda _, x: _stencils.leaf_scale(x, eps_of(x.dtype), 0.5), self.x
         )
-        return _stencils.power_of_two(scale * eps_of(scale.dtype) ** 2)
+        h = _stencils.power_of_two(scale * eps_of(scale.dtype) ** 2)
+        return jnp.maximum(h, _stencils.smallest_step(h.dtype))
 
     def _given_steps(self) -> Array:
         """Return the caller's steps as a flat vector."""

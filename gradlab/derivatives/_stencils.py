@@ -148,35 +148,57 @@ _SMALLEST_STEP = 1024.0
 
 
 def natural_steps(
-    x: AnyArray, layout: Layout, out_eps: float, order: int, accuracy: int
+    x: AnyArray,
+    layout: Layout,
+    out_eps: float,
+    order: int,
+    accuracy: int,
+    elementwise: bool = False,
 ) -> Array:
-    """Steps that follow the size of each entry of the flat x, shape (n,).
-
-    The scale of an entry is its absolute value, but at least eps^(1/4) times the largest
-    entry of its leaf: an entry much smaller than
-    its neighbours is more often one that passes through zero than one with a scale of its
-    own, and eps^(1/4) keeps half the digits in either case. An entry that is 0 in a leaf
-    of zeros gets the scale 1.
-    """
+    """Steps that follow the size of each entry of the flat x, shape (n,)."""
 
     def leaf_steps(dtype: Any, piece: AnyArray) -> Array:
         eps = max(eps_of(dtype), out_eps)
-        h = power_of_two(relative_step(eps, order, accuracy) * leaf_scale(piece, eps))
-        return jnp.maximum(h, _SMALLEST_STEP * float(jnp.finfo(h.dtype).smallest_normal))
+        power = None if elementwise else accuracy / (order + accuracy)
+        h = power_of_two(relative_step(eps, order, accuracy) * leaf_scale(piece, eps, power))
+        return jnp.maximum(h, smallest_step(h.dtype))
 
     return layout.map_leaves(leaf_steps, x)
 
 
-def leaf_scale(piece: AnyArray, eps: float) -> Array:
-    """Return the positive scale of each entry of one leaf (see `natural_steps`)."""
+def smallest_step(dtype: Any) -> float:
+    """Return the step below which products with weights would be flushed to zero."""
+    return _SMALLEST_STEP * float(jnp.finfo(dtype).smallest_normal)
+
+
+def leaf_scale(piece: AnyArray, eps: float, power: float | None) -> Array:
+    r"""Return the positive scale of each entry of one leaf.
+
+    An entry at a fraction r of the largest, M, of its leaf may have a scale of its own, r M,
+    or share that of its neighbours and pass through zero. A step for the scale $r^q M$ costs
+    $-q \log r$ digits to rounding per order m of the derivative in the second case, and
+    $-(1 - q) \log r$ digits to truncation per order p of the accuracy in the first:
+    $q = p / (m + p)$ makes the worst of both the least. Fractions below sqrt(eps) count as
+    that, which keeps half the digits either way; an entry that is exactly 0 has the scale M,
+    and 1 in a leaf of zeros.
+
+    Entries of an `elementwise` function (`power` None) are points of their own: their scale
+    is their size, except for a zero up to the rounding of its neighbours.
+    """
     size = jax.lax.stop_gradient(jnp.abs(piece))
+    if not size.size:
+        return size
     usable = jnp.where(jnp.isfinite(size), size, 0.0)
-    if usable.size:
-        usable = jnp.maximum(usable, eps**0.25 * jnp.max(usable))
-    return jnp.where(usable > 0, usable, jnp.ones_like(usable))
+    largest = jnp.max(usable)
+    largest = jnp.where(largest > 0, largest, 1.0)
+    ratio = usable / largest
+    if power is None:
+        return jnp.where(ratio > eps, usable, largest)
+    shrunk = jnp.maximum(ratio, eps**0.5) ** power
+    return largest * jnp.where(usable > 0, shrunk, 1.0)
 
 
-def relative_length(layout: Layout, x: AnyArray, v: AnyArray) -> Array:
+def relative_length(layout: Layout, x: AnyArray, v: AnyArray, accuracy: int) -> Array:
     """Return the length of the flat v in units of the sizes of the flat x.
 
     It is the mean of |v_i| / (scale of x_i) over the entries that move: entries of very
@@ -184,7 +206,8 @@ def relative_length(layout: Layout, x: AnyArray, v: AnyArray) -> Array:
     not shrink the step of the others.
     """
     eps = max(eps_of(dtype) for dtype in layout.dtypes)
-    scale = layout.map_leaves(lambda _, piece: leaf_scale(piece, eps), x)
+    power = accuracy / (1 + accuracy)
+    scale = layout.map_leaves(lambda _, piece: leaf_scale(piece, eps, power), x)
     ratios = jnp.abs(v) / scale
     return jnp.sum(ratios) / jnp.maximum(jnp.sum(ratios > 0), 1).astype(ratios.dtype)
 

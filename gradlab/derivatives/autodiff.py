@@ -193,7 +193,7 @@ def _finite(f: Loss, x: Params, v: Params) -> Params:
     """Difference the gradient along v, on a step that follows the sizes of x and v."""
     point, layout = flatten(x)
     direction = flatten(v)[0].astype(point.dtype)
-    length = relative_length(layout, point, direction)
+    length = relative_length(layout, point, direction, 2)
     reach = relative_step(max(eps_of(d) for d in layout.dtypes), 1, 2)
     unit = jnp.where(length > 0, direction / length, 0.0) * reach
 

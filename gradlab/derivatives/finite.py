@@ -111,9 +111,10 @@ def grad(
             NumPy function is called on NumPy arrays, outside `jit`.
         scheme: "central", "forward", "backward" or "complex".
         step: Absolute step, a number or a pytree like the parameters. Default: eps^(1 / (1 +
-            accuracy)) times the size of each entry, rounded to a power of two, where eps is
-            that of the coarser dtype of the entry and of f's output. An entry counts at
-            least eps^(1/4) times the largest of its leaf, and 1 in a leaf of zeros.
+            p)) for accuracy p, times the scale of the entry, rounded to a power of two, where
+            eps is that of the coarser dtype of the entry and of f's output. The scale is the
+            size of the entry where all of a leaf are alike, $M r^{p/(1+p)}$ for one that is
+            r times the largest of its leaf, M; it is M for 0, and 1 in a leaf of zeros.
         accuracy: Order of the error in the step: even for "central", 2 for "complex".
         argnums: Which argument(s) to differentiate, as in `jax.grad`.
 
@@ -220,7 +221,8 @@ def derivative(
         order: Order m of the derivative.
         scheme: "central", "forward", "backward" or, for order 1, "complex".
         step: Absolute step, a number or an array like x. Default: eps^(1 / (m + p)) times
-            |x|, with the same floors as in `grad`, rounded to a power of two.
+            |x|, rounded to a power of two; where |x| is below eps times the largest entry, a
+            zero up to its rounding, times the largest entry, and 1 where all are 0.
         accuracy: Order p of the error in the step (see `grad`).
         argnums: Which argument to differentiate.
 
@@ -243,7 +245,7 @@ def derivative(
     rule = _rule(scheme, order, accuracy)
 
     def recipe(evaluate: Any, step: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
-        problem = Problem.build(evaluate, step, args, kwargs, argnums)
+        problem = Problem.build(evaluate, step, args, kwargs, argnums, elementwise=True)
         out = problem.output(rule)
         _check_elementwise(out, problem.layout)
         if rule is None:

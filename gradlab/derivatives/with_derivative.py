@@ -169,8 +169,9 @@ def _difference(
     one_sided = _one_sided(gradient)
     coarsest = max(layout.dtypes, key=eps_of)
     noise = getattr(gradient, "relative_noise", eps_of)(coarsest)
-    reach = relative_step(noise, 1, 1 if one_sided else 2)
-    length = relative_length(layout, point, direction)
+    accuracy = 1 if one_sided else 2
+    reach = relative_step(noise, 1, accuracy)
+    length = relative_length(layout, point, direction, accuracy)
     unit = direction / jnp.where(length > 0, length, 1.0) * reach
     side = -1.0 if getattr(gradient, "scheme", "") == "backward" else 1.0
     ahead = flatten(gradient(layout.unflatten(point + side * unit), *args))[0]
