@@ -246,7 +246,7 @@ def _hidden(
     bound = xp.where(xp.isfinite(error), explained, xp.inf)[:, groups]
     best = xp.argmin(xp.where(known[None], bound, xp.inf), axis=2)[:, :, None]
     heard = xp.take_along_axis(size[:, groups], best, axis=2)[:, :, 0]
-    heard = xp.where(known.any(axis=1)[None], heard, 0)
+    heard = xp.where(np.any(known, axis=1, keepdims=True).T, heard, 0)
     start = np.argmax(table.used, axis=1)
     higher = np.arange(len(table.nodes))[None, :] < start[:, None]
     slope = heard / (nodes**order)[None]

@@ -67,7 +67,7 @@ class Plan:
         most = max(self.orders)
         dense = self.rungs > 1.5 * OCTAVES
         extras = (0, 1, 2, 4) if dense else (0, 1, 2)
-        terms = (1, 2, 3, 4, 5, 6, 8) if dense else (1, 2, 3, 4, 5, 6, 7, 8)
+        terms: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8) if dense else (1, 2, 3, 4, 5, 6, 7, 8)
         nodes = self.nodes
         if kind == "one-sided":
             nodes = _ladder.one_sided_nodes(_ladder.central_nodes(self.rungs, self.rungs))

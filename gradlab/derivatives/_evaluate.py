@@ -94,6 +94,7 @@ def pointwise_numpy(f: Callable[..., Any]) -> Callable[[np.ndarray], Any]:
     """Map a NumPy function: in one call where it works elementwise, else number by number."""
 
     def evaluate(points: np.ndarray) -> Any:
+        values: Any
         with np.errstate(all="ignore"):
             try:
                 values = np.asarray(f(points))

@@ -355,4 +355,4 @@ def _in_structure(estimate: Estimate, shape: Callable[[Any], PyTree], total: int
     """Give the fields the structure of the derivative."""
     value, error, step, _, status = estimate
     nfev = np.int64(total) if isinstance(value, np.ndarray) else jnp.asarray(total)
-    return Estimate(*(shape(field) for field in (value, error, step)), nfev, shape(status))
+    return Estimate(shape(value), shape(error), shape(step), nfev, shape(status))

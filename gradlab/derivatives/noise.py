@@ -102,9 +102,10 @@ def estimate_noise(
         >>> bool(1e-7 < rough.noise < 1e-6)
         True
     """
-    if direction is not None and jax.tree.structure(direction) != jax.tree.structure(x):
+    expected: Any = jax.tree.structure(x)
+    if direction is not None and expected != jax.tree.structure(direction):
         raise ValueError(
-            f"`direction` must have the structure of `x`, {jax.tree.structure(x)}, got "
+            f"`direction` must have the structure of `x`, {expected}, got "
             f"{jax.tree.structure(direction)}."
         )
 
@@ -122,8 +123,8 @@ def estimate_noise(
         return _ecnoise(values.reshape(_SPACINGS, _VALUES), center, steps, xp)
 
     (noise, status, step), _, _ = on_lines(f, analyse, check_scalar)(x)
-    as_array = np.int32 if isinstance(noise, np.generic | np.ndarray) else jnp.int32
-    nfev = as_array(1 + _SPACINGS * _VALUES)
+    xp: Any = np if isinstance(noise, np.generic | np.ndarray) else jnp
+    nfev = xp.asarray(1 + _SPACINGS * _VALUES, dtype=np.int32)
     return NoiseEstimate(noise, status, step, nfev)
 
 
