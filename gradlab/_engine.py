@@ -107,7 +107,7 @@ def begin(program: Program, problem: Problem, x0: Params, state: Any = None) -> 
     value, grad = jax.value_and_grad(program.value_fn(problem.args))(x0)
     if state is None:
         state = program.method.build(problem.hyperparams).init(x0)
-    state = jax.tree.map(jnp.asarray, state)
+    state = jax.tree.map(_strongly_typed, state)
     dtype = jnp.promote_types(value.dtype, working_dtype(x0))
     start_finite = jnp.isfinite(max_abs(x0))
     numbers, counts = stopping.start(
@@ -128,6 +128,14 @@ def begin(program: Program, problem: Problem, x0: Params, state: Any = None) -> 
     anchor = None if value_and_grad_in(state) is not None else x0
     empty = jnp.zeros((0,), value.dtype)
     return Carry(x0, grad, state, anchor, x0, numbers.pack(), counts.pack(), rows, empty)
+
+
+def _strongly_typed(leaf: Any) -> Array:
+    """Make a leaf what the loop hands back, so that its second call compiles nothing."""
+    leaf = jnp.asarray(leaf)
+    if not jnp.issubdtype(leaf.dtype, jnp.number):
+        return leaf
+    return jax.lax.convert_element_type(leaf, leaf.dtype)
 
 
 def advance(program: Program, problem: Problem, carry: Carry, until: Array) -> Carry:
