@@ -490,6 +490,19 @@ def test_numpy_function_with_a_float32_result_gets_the_step_of_float32():
     assert relative_error(finite.grad(f)(jnp.ones(2)), [2.0, 2.0]) <= 1e-3
 
 
+def test_without_x64_a_numpy_function_keeps_its_digits_and_a_jax_function_warns():
+    x = np.array([1.0, 3.0])
+    with jax.enable_x64(False):
+        g = finite.grad(lambda x: np.dot(x, np.sin(x)))(x)
+        assert g.dtype == np.float64
+        with pytest.warns(UserWarning, match=r"`params` is float64, but JAX computes in"):
+            assert finite.grad(lambda x: jnp.sum(jnp.sin(x)))(x).dtype == np.float32
+        f = finite.grad(lambda x: np.float32(np.dot(x, x)))
+        assert f(jnp.ones(2)).dtype == np.float32
+        assert finite.grad(jnp.sin)(1.0).dtype == np.float32  # a Python float: no warning
+    assert relative_error(g, np.sin(x) + x * np.cos(x)) <= 1e-9
+
+
 def test_python_branches_are_taken_on_concrete_numbers():
     f = lambda x: x**2 if x > 0 else -(x**2)  # noqa: E731
     assert_close(finite.grad(f)(-2.0), jnp.asarray(4.0), factor=1e7)

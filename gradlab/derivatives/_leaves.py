@@ -29,6 +29,7 @@ __all__ = [
     "is_complex",
     "same_structure",
     "select_arguments",
+    "warn_if_narrowed",
 ]
 
 
@@ -111,13 +112,32 @@ def select_arguments(
     return params, replace
 
 
-def check_params(params: Params, argument: str = "params", *, holomorphic: bool = True) -> None:
+def check_params(
+    params: Params, argument: str = "params", *, holomorphic: bool = True, warn: bool = True
+) -> None:
     """Raise unless `params` is a non-empty pytree of floating leaves."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     for path, leaf in leaves:
         _check_leaf(leaf, leaf_name(argument, path), holomorphic)
     if sum(np.size(leaf) for _, leaf in leaves) == 0:
         raise ValueError(f"`{argument}` is empty: there is nothing to differentiate.")
+    if warn:
+        warn_if_narrowed(params, argument)
+
+
+def warn_if_narrowed(params: Params, argument: str = "params") -> None:
+    """Say that JAX drops half the digits of a float64 array."""
+    if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        return
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if getattr(leaf, "dtype", None) in (np.float64, np.complex128):
+            warnings.warn(
+                f"`{leaf_name(argument, path)}` is float64, but JAX computes in float32 "
+                "unless jax.config.update('jax_enable_x64', True) is called first.",
+                UserWarning,
+                stacklevel=4,
+            )
+            return
 
 
 def check_scalar(out: Any, *, holomorphic: bool = False, hint: str = "`jacobian`") -> None:
@@ -197,19 +217,6 @@ def _check_leaf(leaf: Any, name: str, holomorphic: bool) -> None:
         )
     if is_complex(dtype) and not holomorphic:
         raise TypeError(f"`{name}` must be real, got {dtype}. Split it into two real leaves.")
-    _warn_if_narrowed(leaf, name)
-
-
-def _warn_if_narrowed(leaf: Any, name: str) -> None:
-    """Say that JAX is about to drop half the digits of a float64 array."""
-    narrow = not jax.config.jax_enable_x64  # type: ignore[attr-defined]
-    if narrow and getattr(leaf, "dtype", None) in (np.float64, np.complex128):
-        warnings.warn(
-            f"`{name}` is float64, but JAX computes in float32 unless "
-            "jax.config.update('jax_enable_x64', True) is called first.",
-            UserWarning,
-            stacklevel=4,
-        )
 
 
 def _not_a_scalar(out: Any) -> str:

@@ -107,11 +107,16 @@ class Evaluator:
 
         return jax.jit(run, static_argnums=0)
 
+    @property
+    def in_python(self) -> bool:
+        """Whether f has turned out not to be traceable."""
+        return "python" in self.memory
+
     def __call__(self, step: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Evaluate the recipe."""
         static, arrays = Static.split((args, kwargs))
         traced = any(isinstance(a, jax.core.Tracer) for a in arrays)
-        if traced or "python" not in self.memory:
+        if traced or not self.in_python:
             try:
                 return self._compiled(static, arrays, step)
             except Exception as error:
@@ -122,7 +127,8 @@ class Evaluator:
                     raise TypeError(self.memory["python"]) from error
         args, kwargs = static.join([_to_numpy(a) for a in arrays])
         try:
-            return self.recipe(Concrete(self.f, self.memory), step, args, kwargs)
+            with jax.enable_x64(True):  # NumPy's own numbers are float64
+                return self.recipe(Concrete(self.f, self.memory), step, args, kwargs)
         except _UNTRACEABLE as error:  # f closes over a traced value
             raise TypeError(self.memory["python"]) from error
 

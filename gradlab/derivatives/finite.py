@@ -34,6 +34,7 @@ from gradlab.derivatives._leaves import (
     is_complex,
     same_structure,
     select_arguments,
+    warn_if_narrowed,
 )
 from gradlab.derivatives._numpy import Evaluator
 from gradlab.derivatives._stencils import Stencil, stencil, weights
@@ -68,8 +69,11 @@ class Differences:
     def __call__(self, *args: Any, **kwargs: Any) -> PyTree:
         """Differentiate at the given arguments."""
         params, _ = select_arguments(args, self.argnums)
-        check_params(params, self.argument, holomorphic=self.scheme != "complex")
-        return self.evaluator(_match_step(self.step, params), args, kwargs)
+        check_params(params, self.argument, holomorphic=self.scheme != "complex", warn=False)
+        derivative = self.evaluator(_match_step(self.step, params), args, kwargs)
+        if not self.evaluator.in_python:
+            warn_if_narrowed(params, self.argument)
+        return derivative
 
     def num_evaluations(self, params: Params) -> int:
         """Return how many evaluations of f one derivative at `params` takes.
