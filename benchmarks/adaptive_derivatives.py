@@ -1,10 +1,11 @@
 """Derivatives from function values: digits, honesty and cost beside three other libraries.
 
 Does the error bar contain the truth, and how many digits does a budget of evaluations buy?
-Prints one table per question. The held-out points (`--heldout`) have the same functions at
-other points; no design decision has looked at them one by one.
+Prints one table per question. `--points` chooses the set: what the method was developed on
+("suite", and "heldout", whose figures were looked at as well), or points drawn afterwards
+("fresh", by `--seed`).
 
-    python benchmarks/adaptive_derivatives.py [--heldout] [--dtype float32] [--no-peers]
+    python benchmarks/adaptive_derivatives.py [--points fresh] [--dtype float32] [--no-peers]
 
 Columns: median, 10th percentile and least digits; share of answers below two digits; share
 of bars that contain the truth; median of bar over error; confident lies (off by more than
@@ -25,11 +26,11 @@ import jax
 
 jax.config.update("jax_enable_x64", True)
 
-import derivative_suite as suite
-import jax.numpy as jnp
-import numpy as np
+import derivative_suite as suite  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
 
-from gradlab.derivatives import adaptive
+from gradlab.derivatives import adaptive  # noqa: E402
 
 
 class Row(NamedTuple):
@@ -97,10 +98,10 @@ def jacobi(f: Counted, x: float, orders: tuple[int, ...]) -> list[tuple[float, f
     return [(float(np.squeeze(value)), float(np.squeeze(error)))]
 
 
-def measure(method: Any, orders: tuple[int, ...], dtype: str, heldout: bool) -> list[Row]:
+def measure(method: Any, orders: tuple[int, ...], dtype: str, points: Any) -> list[Row]:
     """Run one method over the suite; what a library raises ends the benchmark."""
     rows = []
-    for function, x in suite.cases(dtype, heldout):
+    for function, x in suite.cases(dtype, *points):
         f = Counted(function.numpy, dtype)
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
@@ -116,7 +117,9 @@ def _row(
     exact = suite.truth(function, x, order)
     if np.isnan(exact):
         # At a kink: honest is a bar that reaches half the jump of the slope, here at least 1/2.
-        return Row(function.kind, order, np.nan, 0.5, bar if order == 1 else np.nan, value, 0.0, n)
+        return Row(
+            function.kind, order, np.nan, 0.5, bar if order == 1 else np.nan, value, 0.0, n
+        )
     correct = suite.digits(function, x, order, value, dtype)
     return Row(function.kind, order, correct, abs(value - exact), bar, value, exact, n)
 
@@ -155,7 +158,7 @@ def by_kind(results: dict[str, list[Row]]) -> None:
         print(f"{kind:14s} " + " ".join(cells))
 
 
-def gradients(heldout: bool, peers: bool) -> None:
+def gradients(points: Any, peers: bool) -> None:
     """Print the table of gradients."""
     print("\ngradients of ten functions of 2 to 9 variables")
     print("method          median    p10    min  covered  bar/error  evals a component")
@@ -165,7 +168,7 @@ def gradients(heldout: bool, peers: bool) -> None:
     for name, method in methods.items():
         d, covered, over, evals = [], [], [], []
         for function in suite.MULTIVARIATE:
-            for x in function.heldout if heldout else function.points:
+            for x in suite.vectors(function, *points):
                 exact = np.array(suite.gradient_truth(function, x))
                 calls = [0]
 
@@ -249,29 +252,35 @@ def speed(n: int = 50, repeats: int = 20) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Print every table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--heldout", action="store_true")
+    parser.add_argument("--points", choices=["suite", "heldout", "fresh"], default="suite")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float64")
     parser.add_argument("--no-peers", action="store_true")
     options = parser.parse_args(argv)
-    results = {"gradlab 50": measure(gradlab(50), (1,), options.dtype, options.heldout)}
+    points = (options.points, options.seed)
+    results = {"gradlab 50": measure(gradlab(50), (1,), options.dtype, points)}
     if not options.no_peers:
-        for name, peer in (("numdifftools", numdifftools), ("scipy", scipy), ("jacobi", jacobi)):
-            results[name] = measure(peer, (1,), options.dtype, options.heldout)
-    print(f"first derivative, {options.dtype}, {'held-out' if options.heldout else 'suite'}")
+        for name, peer in (
+            ("numdifftools", numdifftools),
+            ("scipy", scipy),
+            ("jacobi", jacobi),
+        ):
+            results[name] = measure(peer, (1,), options.dtype, points)
+    print(f"first derivative, {options.dtype}, {options.points} points")
     print(HEADER)
     for name, rows in results.items():
         print(summary(name, rows, 1))
     print(f"\norders 1 to 4, from one set of samples (numdifftools: each by itself)\n{HEADER}")
-    rows = measure(gradlab(100), (1, 2, 3, 4), options.dtype, options.heldout)
+    rows = measure(gradlab(100), (1, 2, 3, 4), options.dtype, points)
     for order in (1, 2, 3, 4):
         print(summary("gradlab 100", rows, order))
     if not options.no_peers:
         for order in (1, 2, 3, 4):
-            rows = measure(numdifftools, (order,), options.dtype, options.heldout)
+            rows = measure(numdifftools, (order,), options.dtype, points)
             print(summary("numdifftools", rows, order))
     by_kind(results)
     if options.dtype == "float64":
-        gradients(options.heldout, not options.no_peers)
+        gradients(points, not options.no_peers)
         if not options.no_peers:
             speed()
 

@@ -151,7 +151,9 @@ def choose(
             error = xp.sqrt(truncation**2 + noisy**2) + extra
             ok = usable & xp.asarray(sample.table.has_order[order])[None]
             error = xp.where(ok & xp.isfinite(error), error, xp.inf)
-            error = error + _hidden(sample, swing, error, truncation, noise, order, nodes, xp)
+            # Neighbours may agree to the last bit by accident: never less than a rounding.
+            seen = xp.maximum(truncation, eps * abs(estimates))
+            error = error + _hidden(sample, swing, error, seen, noise, order, nodes, xp)
             result[order] = _pick(
                 xp.argmin(error, axis=1)[:, None],
                 table,
@@ -239,14 +241,18 @@ def _hidden(
     missed = abs(_times(values, np.ascontiguousarray(rows.T), xp) - values[:, index])
     reach = xp.asarray(table.growth[order], dtype=nodes.dtype)
     explained = _EXPLAINED * (truncation * reach[None] + noise * gain[None])
-    jump = (missed > explained) & (missed < _NOISE_SHARE * swing[:, index])
-    size = xp.where(jump, missed, 0)
-    # The candidate that should predict a rung best speaks for it.
+    # The candidate that should predict a rung best speaks for it; but its own bound may be
+    # small by accident, so any other that should see such a jump, and sees none, has a veto.
     groups, known = _by_rung(table)
     bound = xp.where(xp.isfinite(error), explained, xp.inf)[:, groups]
-    best = xp.argmin(xp.where(known[None], bound, xp.inf), axis=2)[:, :, None]
-    heard = xp.take_along_axis(size[:, groups], best, axis=2)[:, :, 0]
-    heard = xp.where(np.any(known, axis=1, keepdims=True).T, heard, 0)
+    bound = xp.where(known[None], bound, xp.inf)
+    misses = missed[:, groups]
+    best = xp.argmin(bound, axis=2)[:, :, None]
+    size = xp.take_along_axis(misses, best, axis=2)
+    veto = xp.any((bound < size) & (misses <= bound), axis=2)
+    size = size[:, :, 0]
+    jump = (size > xp.min(bound, axis=2)) & (size < _NOISE_SHARE * swing) & ~veto
+    heard = xp.where(jump & np.any(known, axis=1)[None], size, 0)
     start = np.argmax(table.used, axis=1)
     higher = np.arange(len(table.nodes))[None, :] < start[:, None]
     slope = heard / (nodes**order)[None]
