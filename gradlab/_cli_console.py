@@ -102,7 +102,7 @@ def parser(name: str, description: str | None) -> Parser:
         0
     """
     made = Parser(prog=f"gradlab run {name}", description=description)
-    made.add_argument("--quick", action="store_true", help="smaller budgets, every part")
+    made.add_argument("--quick", action="store_true", help="fewer and shorter runs, every part")
     add_run_options(made)
     return made
 
