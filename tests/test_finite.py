@@ -406,7 +406,7 @@ def test_callback_that_cannot_be_batched_is_called_point_by_point():
 # --- counts ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("scheme", "accuracy"), SCHEMES)
+@pytest.mark.parametrize(("scheme", "accuracy"), SCHEMES[1::2] + SCHEMES[-1:])
 @pytest.mark.parametrize("name", ["grad", "jacobian", "hessian", "derivative"])
 def test_number_of_evaluations_is_that_of_actual_calls(name, scheme, accuracy):
     calls = []

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradlab._errors import leaf_name
 from gradlab._typing import Array, Params, PyTree
 from gradlab.derivatives import _stencils
 from gradlab.derivatives._leaves import (
@@ -29,6 +30,8 @@ __all__ = [
     "Problem",
     "axis_count",
     "axis_derivatives",
+    "check_elementwise",
+    "check_outputs",
     "columns",
     "combine",
     "complex_hessian",
@@ -252,3 +255,31 @@ def combine(xp: Any, rule: Stencil, values: Any, centre: Any, divisor: Any) -> A
         return total
 
     return jax.tree.map(leaf, values) if centre is None else jax.tree.map(leaf, values, centre)
+
+
+def check_outputs(out: Any, complex_in: bool) -> None:
+    """Raise unless every output of a Jacobian's function is floating."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(out):
+        name = leaf_name("f(params)", path)
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
+            raise TypeError(f"`{name}` must be floating, got {dtype or type(leaf).__name__}.")
+        if complex_in and not is_complex(dtype):
+            raise TypeError(
+                f"`{name}` is {dtype} for complex `params`: only holomorphic functions have a "
+                "complex derivative."
+            )
+    if not jax.tree.leaves(out):
+        raise TypeError("`f` must return arrays, but returned None. Is a `return` missing?")
+
+
+def check_elementwise(out: Any, layout: Layout) -> None:
+    """Raise unless f keeps the shape of x."""
+    shape = layout.shapes[0]
+    if getattr(out, "shape", None) != shape:
+        got = f"shape {out.shape}" if hasattr(out, "shape") else type(out).__name__
+        raise TypeError(
+            f"`f` must be elementwise: for x of shape {shape} it returned {got}. Use `grad` "
+            "for a scalar function of many variables, `jacobian` for many outputs."
+        )
+    check_outputs(out, complex_in=is_complex(layout.dtypes[0]))

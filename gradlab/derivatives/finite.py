@@ -14,19 +14,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradlab._errors import check_choice, leaf_name
+from gradlab._errors import check_choice
 from gradlab._typing import Loss, Params, PyTree
 from gradlab.derivatives._differences import (
     Problem,
     axis_count,
     axis_derivatives,
+    check_elementwise,
+    check_outputs,
     columns,
     combine,
     complex_hessian,
     polarised_hessian,
 )
 from gradlab.derivatives._leaves import (
-    Layout,
     check_fits,
     check_params,
     check_scalar,
@@ -196,7 +197,7 @@ def jacobian(
     def recipe(evaluate: Any, step: Any, args: tuple[Any, ...], kwargs: Any) -> PyTree:
         problem = Problem.build(evaluate, step, args, kwargs, argnums)
         out = problem.output(rule)
-        _check_outputs(out, complex_in=is_complex(problem.x.dtype) or rule is None)
+        check_outputs(out, complex_in=is_complex(problem.x.dtype) or rule is None)
         rows = axis_derivatives(problem, rule, out)
         return jax.tree.map(lambda o, r: columns(problem.layout, o, r), out, rows)
 
@@ -251,7 +252,7 @@ def derivative(
     def recipe(evaluate: Any, step: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         problem = Problem.build(evaluate, step, args, kwargs, argnums, elementwise=True)
         out = problem.output(rule)
-        _check_elementwise(out, problem.layout)
+        check_elementwise(out, problem.layout)
         if rule is None:
             h = evaluate.plan(problem.complex_steps)
             values = evaluate.many(problem.call_complex, (problem.x + 1j * h)[None])
@@ -377,31 +378,3 @@ def _match_step(step: Any, params: Params) -> Any:
             f"{jax.tree.structure(step)} for {jax.tree.structure(params)}."
         )
     return step
-
-
-def _check_outputs(out: Any, complex_in: bool) -> None:
-    """Raise unless every output of a Jacobian's function is floating."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(out):
-        name = leaf_name("f(params)", path)
-        dtype = getattr(leaf, "dtype", None)
-        if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
-            raise TypeError(f"`{name}` must be floating, got {dtype or type(leaf).__name__}.")
-        if complex_in and not is_complex(dtype):
-            raise TypeError(
-                f"`{name}` is {dtype} for complex `params`: only holomorphic functions have a "
-                "complex derivative."
-            )
-    if not jax.tree.leaves(out):
-        raise TypeError("`f` must return arrays, but returned None. Is a `return` missing?")
-
-
-def _check_elementwise(out: Any, layout: Layout) -> None:
-    """Raise unless f keeps the shape of x."""
-    shape = layout.shapes[0]
-    if getattr(out, "shape", None) != shape:
-        got = f"shape {out.shape}" if hasattr(out, "shape") else type(out).__name__
-        raise TypeError(
-            f"`f` must be elementwise: for x of shape {shape} it returned {got}. Use `grad` "
-            "for a scalar function of many variables, `jacobian` for many outputs."
-        )
-    _check_outputs(out, complex_in=is_complex(layout.dtypes[0]))
