@@ -1,0 +1,44 @@
+"""Every example in a docstring, and the README's Python, runs and prints what it says."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradlab as gl
+
+MODULES = [
+    name
+    for _, name, _ in pkgutil.walk_packages(gl.__path__, "gradlab.")
+    if "._experiments" not in name and not name.endswith("__main__")
+]
+NAMES = {"jax": jax, "jnp": jnp, "np": np, "gl": gl}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_print_what_they_say(name):
+    module = importlib.import_module(name)
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    for example in finder.find(module, name, extraglobs=NAMES):
+        runner.run(example)
+    assert runner.failures == 0
+
+
+def test_every_public_name_is_there_and_documented():
+    for name in gl.__all__:
+        assert (getattr(gl, name).__doc__ or "").strip(), f"gradlab.{name} has no docstring"
+
+
+def test_the_readme_example_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    readme = Path(__file__).parents[1] / "README.md"
+    first = re.search(r"```python\n(.*?)```", readme.read_text(), re.DOTALL).group(1)
+    exec(compile(first, "README.md", "exec"), {})
+    assert (tmp_path / "convergence.png").exists()
