@@ -17,9 +17,11 @@ __version__ = "0.1.0"
 # Public name -> module that defines it.
 _HOMES = {
     "Comparison": "gradlab.compare",
+    "DerivativeStatus": "gradlab.derivatives.adaptive",
     "Estimate": "gradlab.derivatives.adaptive",
     "Method": "gradlab.optimizers",
     "NoiseEstimate": "gradlab.derivatives.noise",
+    "NoiseStatus": "gradlab.derivatives.noise",
     "Problem": "gradlab.problems",
     "Progress": "gradlab.minimize",
     "Result": "gradlab.result",
@@ -96,10 +98,10 @@ if TYPE_CHECKING:
     from gradlab import optimizers, plots, problems
     from gradlab.compare import Comparison, compare
     from gradlab.derivatives import adaptive, backprop, finite
-    from gradlab.derivatives.adaptive import Estimate
+    from gradlab.derivatives.adaptive import DerivativeStatus, Estimate
     from gradlab.derivatives.autodiff import hessian, hvp, value_grad_hvp
     from gradlab.derivatives.laplacian import laplacian
-    from gradlab.derivatives.noise import NoiseEstimate, estimate_noise
+    from gradlab.derivatives.noise import NoiseEstimate, NoiseStatus, estimate_noise
     from gradlab.derivatives.taylor import mixed_partial, nth_derivative, taylor
     from gradlab.derivatives.with_derivative import with_derivative
     from gradlab.minimize import Progress, minimize
