@@ -4,6 +4,7 @@ Matplotlib is imported when something is drawn; pyplot only when no axes were gi
 """
 
 from gradlab.plots._style import save_figure
+from gradlab.plots.check import plot_check
 from gradlab.plots.convergence import plot_convergence
 from gradlab.plots.learning_rates import plot_learning_rates
 from gradlab.plots.profiles import plot_performance_profile
@@ -12,6 +13,7 @@ from gradlab.plots.step_sizes import plot_step_size_errors
 from gradlab.plots.trajectories import plot_trajectories
 
 __all__ = [
+    "plot_check",
     "plot_convergence",
     "plot_learning_rates",
     "plot_performance_profile",

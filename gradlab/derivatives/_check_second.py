@@ -1,0 +1,427 @@
+"""Second derivatives: Hessian products against differences of gradients, and of f itself.
+
+Differences of the gradient are far sharper than second differences of f, but see only what
+the gradient's program does; second differences of f see a gradient that is right at x and
+wrong next to it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gradlab.derivatives._check_differences import along, directions, entry_scale
+from gradlab.derivatives._check_evaluate import Evaluator
+from gradlab.derivatives._check_first import First
+from gradlab.derivatives._check_problem import Leaf
+from gradlab.derivatives._check_report import Finding, bracketed
+from gradlab.derivatives._check_search import (
+    Entry,
+    Judged,
+    Subject,
+    close,
+    judge,
+    localise,
+    stands,
+)
+
+__all__ = ["Second", "check_second"]
+
+# Combinations of outputs whose Hessian is looked at.
+_COMBINATIONS = 2
+# Step at which candidates for the wrong row are picked; a ladder confirms them.
+_PICK_STEP = 2.0**-13
+_PICKED = 4
+# Second differences of f are blunt: what they say alone must be gross, and said twice.
+_GROSS = 1e-2
+_TOLD = 4
+# Roundings of the gradient's terms that two products may differ by.
+_ROUNDINGS = 64.0
+
+
+class Second(NamedTuple):
+    """What is known of the second derivatives; `states` and `agreement` go by group.
+
+    `curvatures` holds d · H d of the first combination for the lines that were tried, by
+    line.
+    """
+
+    findings: list[Finding]
+    states: list[str]
+    agreement: list[float]
+    curvatures: dict[int, float]
+
+
+class _Trial(NamedTuple):
+    """Hessian products of one combination of outputs along some lines."""
+
+    weights: np.ndarray
+    combination: int
+    probe: np.ndarray
+    rows: list[int]
+    products: np.ndarray  # (rows, n)
+
+
+def check_second(ev: Evaluator, first: First, rng: np.random.Generator) -> Second:
+    """Compare the second derivatives with differences."""
+    probe = np.zeros_like(ev.x)
+    for leaf in ev.problem.inputs:
+        if leaf.size:
+            scale = entry_scale(ev.x[leaf.cut], relative=True)
+            probe[leaf.cut] = directions(rng, leaf.size) * scale
+    probe[first.nonfinite] = 0
+    several = len(first.groups) <= 6
+    rows = [p for p in range(len(first.lines)) if several or _is_first(first, p)]
+    rows = [p for p in rows if not several or not _is_third(first, p)]
+    findings: list[Finding] = []
+    results: list[Judged] = []
+    curvatures: dict[int, float] = {}
+    count = len(first.columns.rows)
+    for k in range(max(0, count - _COMBINATIONS), count):
+        weights = first.columns.rows[k]
+        if not np.any(weights):
+            continue
+        if ev.reverse is None:
+            products = np.array([ev.hvp(weights, first.lines[p].direction) for p in rows])
+            trial = _Trial(weights, k, probe, rows, products)
+            told, judged = _by_gradients(ev, first, trial)
+            if not told:
+                told = _asymmetry(ev, first, trial) + _by_values(ev, first, trial, judged)
+            with np.errstate(all="ignore"):
+                curvatures = {
+                    p: float(first.lines[p].direction @ h)
+                    for p, h in zip(rows, products, strict=True)
+                }
+        else:
+            told, judged = _by_pushing(ev, first, k, rows, probe)
+        findings += told
+        results.append(judged)
+    groups = range(len(first.groups))
+    states = [_state(first, g, rows, results, findings) for g in groups]
+    agreement = [_agreement(first, g, rows, results) for g in groups]
+    return Second(findings, states, agreement, curvatures)
+
+
+def _is_first(first: First, p: int) -> bool:
+    return p == 0 or first.lines[p - 1].group != first.lines[p].group
+
+
+def _is_third(first: First, p: int) -> bool:
+    return p >= 2 and first.lines[p - 2].group == first.lines[p].group
+
+
+def _by_gradients(ev: Evaluator, first: First, trial: _Trial) -> tuple[list[Finding], Judged]:
+    """Compare probe · H d, leaf by leaf, with differences of probe · gradient."""
+    cuts = [leaf.cut for leaf in ev.problem.inputs]
+    probe = trial.probe
+    gradient = ev.vjp(trial.weights)
+    with np.errstate(all="ignore"):
+        gradient = np.where(probe != 0, gradient, 0)
+        terms = np.where(probe != 0, probe * trial.products, 0)
+        exact = np.array([[np.sum(t[c]) for c in cuts] for t in terms])
+        size = np.array([[np.sum(np.abs(t[c])) for c in cuts] for t in terms])
+        center = np.array([np.sum((probe * gradient)[c]) for c in cuts])
+        level = np.array([np.sum(np.abs(probe * gradient)[c]) for c in cuts])
+    slopes = along(
+        lambda d, t: ev.probes(d, t, trial.weights, probe),
+        [first.lines[p].direction for p in trial.rows],
+        ev.x,
+        center,
+        ev.problem.eps,
+    )
+    judged = judge(exact, size, slopes, 1, ev.problem.eps, level)
+    lost = ~np.isfinite(exact) & (slopes.doubt[1] <= 1e-3) & np.isfinite(slopes.error[1])
+    small = slopes.error[1] <= np.sqrt(ev.problem.eps) * level[None]
+    resolved = judged.resolved | (~judged.differs & np.isfinite(exact) & small)
+    judged = judged._replace(resolved=resolved, differs=judged.differs | lost)
+    excess = np.where(judged.differs, np.where(np.isfinite(exact), judged.excess, np.inf), 0)
+    if not np.any(judged.differs):
+        return [], judged
+    row, column = np.unravel_index(int(np.argmax(excess)), excess.shape)
+    return _narrowed(ev, first, trial, int(row), int(column), center, level), judged
+
+
+def _narrowed(
+    ev: Evaluator,
+    first: First,
+    trial: _Trial,
+    row: int,
+    column: int,
+    center: np.ndarray,
+    level: np.ndarray,
+) -> list[Finding]:
+    """Find the column of the Hessian by cutting the direction, then its row."""
+    leaf = ev.problem.inputs[column]
+    probe, weights = trial.probe, trial.weights
+
+    def exact(direction: np.ndarray) -> float:
+        return float(np.sum((probe * ev.hvp(weights, direction))[leaf.cut]))
+
+    def size(direction: np.ndarray) -> float:
+        return abs(exact(direction))
+
+    def sample(direction: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        return ev.probes(direction, steps, weights, probe)[:, column : column + 1]
+
+    direction = first.lines[trial.rows[row]].direction
+    inside = np.zeros_like(probe)
+    inside[leaf.cut] = probe[leaf.cut]
+    spread = ev.curvature_spread(weights, direction, inside)
+    subject = Subject(
+        exact,
+        size,
+        sample,
+        float(center[column]),
+        ev.problem.eps,
+        float(level[column]),
+        lambda d: spread,
+    )
+    if not stands(subject, direction, ev.x) and np.isfinite(exact(direction)):
+        return []
+    found, few = localise(subject, direction, ev.x)
+    output = first.columns.names[trial.combination] or ""
+    if first.columns.names[trial.combination] is None:
+        output = "a combination of the outputs"
+    told = []
+    for entry in found[:2]:
+        told += _rows_of(ev, trial, entry, float(direction[entry.flat]), leaf, output)
+    if told:
+        return told[:_TOLD]
+    gap = close(
+        exact(direction), _difference(sample, direction, subject, ev)[0], 0.0, subject.eps
+    )
+    if gap:
+        return []
+    i = int(few[0])
+    source = ev.problem.leaf_of(i)
+    place = source.place(i) if len(few) == 1 else None
+    numbers = exact(direction), *_difference(sample, direction, subject, ev)
+    words = "along a random direction"
+    return [
+        Finding(source.name, place, output, 2, "autodiff", *numbers, words, other=leaf.name)
+    ]
+
+
+def _difference(
+    sample: Any, direction: np.ndarray, subject: Subject, ev: Evaluator
+) -> tuple[float, float]:
+    """Derivative along a line and its bar."""
+    slopes = along(sample, [direction], ev.x, np.array([subject.center]), subject.eps)
+    return float(slopes.value[1][0, 0]), float(slopes.error[1][0, 0])
+
+
+def _rows_of(
+    ev: Evaluator, trial: _Trial, entry: Entry, scale: float, leaf: Leaf, output: str
+) -> list[Finding]:
+    """Find the wrong rows within a leaf of one column of the Hessian."""
+    x, i = ev.x, entry.flat
+    line = np.zeros_like(x)
+    line[i] = scale
+    column = ev.hvp(trial.weights, line)
+    ends = ev.picked(
+        line, np.array([-_PICK_STEP, _PICK_STEP]), trial.weights, np.arange(len(x))
+    )
+    with np.errstate(all="ignore"):
+        gap = np.abs((ends[1] - ends[0]) / (2 * _PICK_STEP) - column)
+        gap = np.where(np.isnan(column), np.inf, np.where(np.isnan(gap), 0, gap))
+    inside = np.arange(leaf.cut.start, leaf.cut.stop)
+    worst = inside[np.argsort(-gap[inside])][:_PICKED]
+    center = ev.vjp(trial.weights)[worst]
+    slopes = along(
+        lambda d, t: ev.picked(d, t, trial.weights, worst), [line], x, center, ev.problem.eps
+    )
+    level = np.abs(center)  # a gradient, changed by its own size
+    judged = judge(
+        column[worst][None], np.abs(column[worst])[None], slopes, 1, ev.problem.eps, level
+    )
+    source = ev.problem.leaf_of(i)
+    told = []
+    for j in range(len(worst)):
+        exact = float(column[worst[j]] / scale)
+        value, bar = slopes.value[1][0, j] / scale, slopes.error[1][0, j] / abs(scale)
+        same = close(exact, float(value), 0.0, ev.problem.eps)
+        if (judged.differs[0, j] and not same) or not np.isfinite(exact):
+            other = leaf.name + bracketed(leaf.place(int(worst[j])))
+            told.append(
+                Finding(
+                    source.name,
+                    source.place(i),
+                    output,
+                    2,
+                    "autodiff",
+                    exact,
+                    float(value),
+                    float(bar),
+                    _cause(exact, float(value), i == int(worst[j])),
+                    other,
+                )
+            )
+    return told
+
+
+def _cause(exact: float, value: float, diagonal: bool) -> str:
+    """Name what is wrong with one entry of the Hessian."""
+    from gradlab.derivatives._check_causes import factor_words
+
+    place = "" if diagonal else "off-diagonal"
+    if not np.isfinite(exact):
+        words = "only at second order: not finite"
+    elif exact == 0:
+        words = "only at second order: autodiff gives exactly zero"
+    else:
+        words = factor_words(exact / value if value else np.inf, ())
+        words = "only at second order" + (f": {words}" if words else "")
+    return f"{words}, {place}" if place else words
+
+
+def _asymmetry(ev: Evaluator, first: First, trial: _Trial) -> list[Finding]:
+    """Compare d · H e with e · H d."""
+    lines = [first.lines[p].direction for p in trial.rows]
+    eps = ev.problem.eps
+    gradient = np.abs(_finite(ev.vjp(trial.weights)))
+    for a in range(len(lines)):
+        for b in range(a):
+            one_way, other_way = lines[a] * trial.products[b], lines[b] * trial.products[a]
+            with np.errstate(all="ignore"):
+                left, right = np.sum(one_way), np.sum(other_way)
+                size = np.sum(np.abs(one_way)) + np.sum(np.abs(other_way))
+                level = gradient @ (np.abs(lines[a]) + np.abs(lines[b]))
+            bar = np.sqrt(eps) * size + _ROUNDINGS * eps * level
+            if abs(left - right) > bar:
+                one, other = (first.groups[first.lines[trial.rows[i]].group] for i in (a, b))
+                numbers = float(left), float(right), float(bar)
+                words = "the Hessian is not symmetric"
+                return [
+                    Finding(
+                        ", ".join(g.name for g in one),
+                        None,
+                        "",
+                        2,
+                        "symmetry",
+                        *numbers,
+                        words,
+                        ", ".join(g.name for g in other),
+                    )
+                ]
+    return []
+
+
+def _by_values(ev: Evaluator, first: First, trial: _Trial, judged: Judged) -> list[Finding]:
+    """Compare d · H d with second differences of f; two lines of a group must differ."""
+    value, error = (part[2][:, trial.combination] for part in first.slopes[:2])
+    lines = [first.lines[p].direction for p in trial.rows]
+    with np.errstate(all="ignore"):
+        exact = np.array([d @ h for d, h in zip(lines, trial.products, strict=True)])
+        size = np.array(
+            [np.abs(d) @ np.abs(h) for d, h in zip(lines, trial.products, strict=True)]
+        )
+    told = []
+    for number, group in enumerate(first.groups):
+        mine = [i for i, p in enumerate(trial.rows) if first.lines[p].group == number]
+        differing = []
+        for i in mine:
+            p = trial.rows[i]
+            gap = abs(exact[i] - value[p])
+            gross = gap > _GROSS * max(size[i], abs(value[p]))
+            if gap > 4 * error[p] and gross and not first.slopes.kink[p].any():
+                differing.append(i)
+        if len(differing) == len(mine) and differing:
+            i = differing[0]
+            p = trial.rows[i]
+            told.append(
+                Finding(
+                    ", ".join(leaf.name for leaf in group),
+                    None,
+                    first.columns.names[trial.combination] or "",
+                    2,
+                    "autodiff",
+                    float(exact[i]),
+                    float(value[p]),
+                    float(error[p]),
+                    "only at second order: the gradient is right at this point alone",
+                )
+            )
+    return told
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(values), values, 0)
+
+
+def _by_pushing(
+    ev: Evaluator, first: First, k: int, rows: list[int], probe: np.ndarray
+) -> tuple[list[Finding], Judged]:
+    """Compare probe · H d by forward mode alone with differences of the slope along probe."""
+    weights = first.columns.rows[k]
+    lines = [first.lines[p].direction for p in rows]
+    exact = np.array([[ev.curvature(weights, d, probe)] for d in lines])
+    center = np.array([np.sum(weights * ev.jvp(probe))])
+    slopes = along(
+        lambda d, t: ev.pushed(d, t, weights, probe), lines, ev.x, center, ev.problem.eps
+    )
+    judged = judge(exact, np.abs(exact), slopes, 1, ev.problem.eps, np.abs(center))
+    small = slopes.error[1] <= np.sqrt(ev.problem.eps) * np.abs(center)
+    judged = judged._replace(
+        resolved=judged.resolved | (~judged.differs & np.isfinite(exact) & small)
+    )
+    failing = np.flatnonzero(judged.differs[:, 0])
+    if not len(failing):
+        return [], judged
+    row = int(failing[np.argmax(judged.excess[failing, 0])])
+    spread = ev.curvature_spread(weights, lines[row], probe)
+    subject = Subject(
+        lambda d: ev.curvature(weights, d, probe),
+        lambda d: abs(ev.curvature(weights, d, probe)),
+        lambda d, t: ev.pushed(d, t, weights, probe),
+        float(center[0]),
+        ev.problem.eps,
+        abs(float(center[0])),
+        lambda d: spread,
+    )
+    if not stands(subject, lines[row], ev.x):
+        return [], judged
+    found, few = localise(subject, lines[row], ev.x)
+    index = found[0].flat if found else int(few[0])
+    leaf = ev.problem.leaf_of(index)
+    entry = (
+        found[0]
+        if found
+        else Entry(
+            index,
+            float(exact[row, 0]),
+            float(slopes.value[1][row, 0]),
+            float(slopes.error[1][row, 0]),
+        )
+    )
+    place = leaf.place(index) if found else None
+    words = "only at second order"
+    numbers = entry.exact, entry.value, entry.error
+    return [
+        Finding(leaf.name, place, "", 2, "forward mode", *numbers, words, "a random direction")
+    ], judged
+
+
+def _state(
+    first: First, group: int, rows: list[int], results: list[Judged], findings: list[Finding]
+) -> str:
+    """Right where every sum agrees on one line of the group at the least."""
+    names = {leaf.name for leaf in first.groups[group]}
+    if any(set(f.leaf.split(", ")) & names for f in findings):
+        return "wrong"
+    if group in first.kinks:
+        return "right"
+    mine = [i for i, p in enumerate(rows) if first.lines[p].group == group]
+    good = all(np.all(np.any(r.resolved[mine], axis=0)) for r in results)
+    return "right" if good and results else "cannot tell"
+
+
+def _agreement(first: First, group: int, rows: list[int], results: list[Judged]) -> float:
+    """How closely the best line of the worst sum agrees."""
+    mine = [i for i, p in enumerate(rows) if first.lines[p].group == group]
+    worst = 0.0
+    for result in results:
+        agreed = np.where(result.resolved, result.agreement, np.inf)[mine]
+        agreed = np.where(np.isnan(agreed), 0.0, agreed)
+        worst = max(worst, float(np.max(np.min(agreed, axis=0), initial=0.0)))
+    return worst if results else float("inf")
