@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
+import types
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +17,14 @@ import numpy as np
 from gradlab._errors import leaf_name
 from gradlab._typing import Params
 
-__all__ = ["check_count", "check_params", "check_positive", "scalar_loss"]
+__all__ = [
+    "check_callable",
+    "check_count",
+    "check_params",
+    "check_positive",
+    "check_state",
+    "scalar_loss",
+]
 
 _warned: set[str] = set()
 
@@ -52,8 +61,9 @@ def _check_leaf(name: str, leaf: Any) -> jax.Array:
     canonical = jax.dtypes.canonicalize_dtype(dtype)
     if canonical != dtype and hasattr(leaf, "dtype"):
         _warn_once(
+            "precision",
             f"`{name}` is {dtype}, but JAX runs without float64, so it is used as "
-            f"{canonical}. For float64 call jax.config.update('jax_enable_x64', True) first."
+            f"{canonical}. For float64 call jax.config.update('jax_enable_x64', True) first.",
         )
     return jnp.asarray(leaf, canonical)
 
@@ -72,17 +82,26 @@ def _dtype_of(name: str, leaf: Any) -> Any:
     return dtype
 
 
-def _warn_once(message: str) -> None:
-    """Warn, but say each thing only once a process."""
-    if message not in _warned:
-        _warned.add(message)
-        warnings.warn(message, UserWarning, stacklevel=6)
+def _warn_once(topic: str, message: str) -> None:
+    """Warn at the caller's line, once a process for each topic."""
+    if topic not in _warned:
+        _warned.add(topic)
+        warnings.warn(message, UserWarning, stacklevel=_frames_of_ours())
+
+
+def _frames_of_ours() -> int:
+    """Count frames from the caller of this function to the first outside gradlab."""
+    frame: types.FrameType | None = sys._getframe(1)
+    count = 0
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("gradlab"):
+        frame, count = frame.f_back, count + 1
+    return count + 1
 
 
 def check_count(argument: str, value: Any, smallest: int = 0) -> int:
     """Return a whole number that is at least `smallest`, or raise."""
     whole = not isinstance(value, bool) and isinstance(value, int | np.integer | float)
-    if not whole or value != value or value != math.floor(value) or value < smallest:
+    if not whole or not math.isfinite(value) or value != math.floor(value) or value < smallest:
         raise ValueError(f"`{argument}` must be a whole number ≥ {smallest}, got {value!r}.")
     return int(value)
 
@@ -99,6 +118,27 @@ def check_positive(argument: str, value: Any, *, zero: bool = True) -> Any:
         rule = "≥ 0" if zero else "> 0"
         raise ValueError(f"`{argument}` must be a number {rule}, got {value!r}.")
     return number
+
+
+def check_callable(argument: str, value: Any, kind: str = "a function") -> None:
+    """Raise unless the value can be called."""
+    if not callable(value):
+        raise TypeError(
+            f"`{argument}` must be {kind}, got {type(value).__name__} {value!r:.40}."
+        )
+
+
+def check_state(state: Any, init: Callable[[Params], Any], x0: Params) -> None:
+    """Raise unless `state` looks like what the method makes for these parameters."""
+
+    def outline(tree: Any) -> tuple[Any, ...]:
+        return jax.tree.structure(tree), *map(jnp.shape, jax.tree.leaves(tree))
+
+    if outline(state) != outline(jax.eval_shape(init, x0)):
+        raise ValueError(
+            "`state` must be `Result.state` of an earlier run of the same method on parameters "
+            f"of the same shapes, got {type(state).__name__} of other structure."
+        )
 
 
 _TRACER_ERRORS = (

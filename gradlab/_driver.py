@@ -203,7 +203,9 @@ def _asked_to_stop(
             clock,
         )
         try:
-            if options.callback(progress) is True:
+            answer = options.callback(progress)
+            # Only a truth value stops: a callback may return anything else by accident.
+            if isinstance(answer, bool | np.bool_ | jax.Array) and bool(answer):
                 return Status.STOPPED_BY_CALLBACK
         except StopIteration:
             return Status.STOPPED_BY_CALLBACK

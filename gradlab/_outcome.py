@@ -125,9 +125,11 @@ def _translation(program: engine.Program, params: Params) -> np.ndarray:
     if differences is None:
         return identity
     per_gradient, per_product = differences
+    # One-sided differences of gradients also need the gradient at the point itself.
+    at_point = per_gradient if per_product == per_gradient else 0
     identity[1] = [per_gradient, 0, 0, 0]
     identity[2] = [per_product, 0, 0, 0]
-    identity[3] = [per_product * num_params(params), 0, 0, 0]
+    identity[3] = [at_point + per_product * num_params(params), 0, 0, 0]
     return identity
 
 

@@ -13,7 +13,13 @@ import optax
 
 from gradlab import _driver as driver
 from gradlab import _engine as engine
-from gradlab._checks import check_count, check_params, check_positive
+from gradlab._checks import (
+    check_callable,
+    check_count,
+    check_params,
+    check_positive,
+    check_state,
+)
 from gradlab._driver import Progress
 from gradlab._errors import accepts_only_its_keywords, check_choice
 from gradlab._layout import Layout
@@ -33,6 +39,8 @@ else:  # checked below, in the caller's words
     MethodLike = Arguments = Any
 
 DEFAULT_STEPS = 1000
+# Steps are counted in int32, and chunks are added to the count.
+MOST_STEPS = 2**30
 # History rows kept on the device between two fetches: a chunk of 0.15 s has seldom more
 # steps. Fixed, so that a run with other `max_steps` does not compile anew.
 CHUNK_ROWS = 4096
@@ -110,8 +118,15 @@ def minimize(
         >>> print(result.success, result.x.round(6))
         True [1. 1.]
     """
+    check_callable("loss", loss, "a function loss(params, *args)")
     chosen = as_method(method)
     _check_options(args, loop, trace)
+    for name, option, kind in (
+        ("grad", grad, "an operator like jax.grad"),
+        ("callback", callback, "a function of a Progress"),
+    ):
+        if option is not None:
+            check_callable(name, option, kind)
     deadline = check_positive("max_seconds", max_seconds)
     steps = DEFAULT_STEPS if max_steps is None else check_count("max_steps", max_steps)
     x0 = check_params(x0)
@@ -126,8 +141,10 @@ def minimize(
         ftol=check_positive("ftol", ftol),
         xtol=check_positive("xtol", xtol),
         noise=check_positive("noise", noise),
-        max_steps=jnp.asarray(steps, jnp.int32),
+        max_steps=jnp.asarray(min(steps, MOST_STEPS), jnp.int32),
     )
+    if state is not None:
+        check_state(state, chosen.build(problem.hyperparams).init, start)
     program = engine.Program(
         loss if layout is None else layout.wrap(loss),
         chosen,
@@ -187,9 +204,7 @@ def _any_traced(tree: Any) -> bool:
 
 def _chunk_rows(x0: Params, trace: str | None) -> int:
     """History rows to keep on the device between two fetches."""
-    if trace is None:
-        return 1
-    if trace == "scalars":
+    if trace != "params":  # without a trace the same, to share the compiled code
         return CHUNK_ROWS
     bytes_each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(x0))
     return int(np.clip(CHUNK_BYTES // bytes_each, 2, CHUNK_ROWS))

@@ -41,6 +41,10 @@ def solve_subproblem(eigenvalues: Array, grad: Array, radius: Array) -> Subprobl
     Returns:
         The step in the eigenbasis, and whether the region binds.
     """
+    # In units of the largest gradient entry, no square over- or underflows.
+    largest = jnp.max(jnp.abs(grad))
+    largest = jnp.where(largest > 0, largest, 1)
+    eigenvalues, grad = eigenvalues / largest, grad / largest
     lowest = eigenvalues[0]
     norm = jnp.sqrt(jnp.sum(grad**2))
     eps = jnp.finfo(grad.dtype).eps

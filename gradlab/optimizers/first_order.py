@@ -15,12 +15,12 @@ from gradlab._errors import check_choice
 __all__ = ["FACTORIES", "learning_rate_schedule", "schedules"]
 
 
-def _momentum(learning_rate: Any, momentum: float = 0.9) -> optax.GradientTransformation:
+def _momentum(learning_rate: Any, momentum: Any = 0.9) -> optax.GradientTransformation:
     """Gradient descent with Polyak's heavy ball."""
     return optax.sgd(learning_rate, momentum=momentum)
 
 
-def _nesterov(learning_rate: Any, momentum: float = 0.9) -> optax.GradientTransformation:
+def _nesterov(learning_rate: Any, momentum: Any = 0.9) -> optax.GradientTransformation:
     """Gradient descent with Nesterov's accelerated gradient."""
     return optax.sgd(learning_rate, momentum=momentum, nesterov=True)
 

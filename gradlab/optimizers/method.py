@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from gradlab._errors import check_choice, nearest
@@ -114,8 +115,8 @@ def make(name: str, **options: Any) -> Method:
         options.setdefault("learning_rate", rate)
     numbers = {k: v for k, v in options.items() if _is_number(v)}
     static = tuple(sorted((k, v) for k, v in options.items() if not _is_number(v)))
-    if "learning_rate" in numbers:
-        check_learning_rate(numbers["learning_rate"])
+    if rate is not None or options.get("learning_rate") is not None:
+        check_learning_rate(options["learning_rate"])
     return Method(name, factory, static, numbers, tuned)
 
 
@@ -151,9 +152,10 @@ def as_method(method: Any) -> Method:
 
 def check_learning_rate(rate: Any) -> None:
     """Raise unless a concrete learning rate is positive and finite."""
-    if isinstance(rate, jax.core.Tracer) or jnp.ndim(rate) > 0:
+    if callable(rate) or isinstance(rate, jax.core.Tracer) or np.ndim(rate) > 0:
         return
-    if not (math.isfinite(rate) and rate > 0):
+    number = isinstance(rate, float | np.number | np.ndarray | jax.Array)
+    if not (number and math.isfinite(rate) and rate > 0):
         raise ValueError(f"`learning_rate` must be positive and finite, got {rate!r}.")
 
 
@@ -168,6 +170,8 @@ def _check_options(name: str, factory: Callable[..., Any], options: dict, rate: 
                 f"method {name!r} has no option {option!r}.{nearest(option, known)} "
                 f"It has {sorted(known)}."
             )
+    if "schedule" in options:
+        check_choice("schedule", options["schedule"], first_order.schedules())
     if ("schedule" in options) != ("num_steps" in options):
         raise TypeError("`schedule` and `num_steps` come together: a schedule has a length.")
 

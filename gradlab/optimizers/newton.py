@@ -96,7 +96,7 @@ def _quadratic_model(
     radius = radius.astype(dtype)
     radius = jnp.where(jnp.isinf(radius) & ~positive, natural, radius)
     safe = jnp.where(eigenvalues > 0, eigenvalues, 1)
-    decrement = jnp.where(positive, 0.5 * jnp.sum(rotated**2 / safe), jnp.inf)
+    decrement = jnp.where(positive, 0.5 * jnp.sum(rotated * (rotated / safe)), jnp.inf)
     basis = _Eigenbasis(eigenvalues, vectors, rotated)
     return basis, tr.Model(radius, decrement, eigenvalues[0], jnp.zeros_like(decrement))
 
