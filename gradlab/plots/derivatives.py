@@ -1,0 +1,139 @@
+"""Derivatives compared: errors and costs as lines, derivatives of samples, error bars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from gradlab.plots._labels import label_lines
+from gradlab.plots._style import (
+    BLUE,
+    INK,
+    Axes,
+    Numbers,
+    axes_for,
+    darker,
+    draw_level,
+    looks,
+    plain,
+)
+
+__all__ = ["plot_errors", "plot_samples"]
+
+
+def plot_errors(
+    lines: Mapping[str, tuple[Numbers, Numbers]],
+    *,
+    x_label: str,
+    y_label: str,
+    counted: Mapping[str, tuple[Numbers, Numbers]] | None = None,
+    log: str = "xy",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw one named line for each method: errors, digits or costs, on logarithmic axes.
+
+    Args:
+        lines: By label, the horizontal and the vertical values, both of shape (k,); what is
+            not finite is left out, and a zero is drawn on a floor line named "zero".
+        x_label: What the horizontal axis measures, and its unit.
+        y_label: What the vertical axis measures, and its unit.
+        counted: By label, values that were counted or extrapolated and not measured; dashed,
+            in the colour of the line with that label.
+        log: Which axes are logarithmic: "xy", "x", "y" or "".
+        ax: Axes to draw on; by default those of a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: If `lines` is empty, or the values of a line differ in shape.
+
+    Examples:
+        >>> ax = plot_errors({"a": ([1, 10], [1e-2, 1e-4])}, x_label="steps", y_label="error")
+        >>> print(ax.get_yscale(), len(ax.lines))
+        log 1
+    """
+    drawn = {name: _checked(name, *pair) for name, pair in lines.items()}
+    if not drawn:
+        raise ValueError("`lines` must hold at least one line, got none.")
+    ax = axes_for(ax)
+    ax.set_xscale("log" if "x" in log else "linear")
+    ax.set_yscale("log" if "y" in log else "linear")
+    floor = _floor([y for _, y in drawn.values()]) if "y" in log else None
+    look, named = looks(list(drawn)), []
+    for name, (x, y) in drawn.items():
+        shown = y if floor is None else np.maximum(y, floor)
+        style = look[name] | {"marker": "o"} if len(x) < 12 else look[name]
+        (line,) = ax.plot(x, shown, linewidth=1.8, markersize=5, label=plain(name), **style)
+        named.append(line)
+    for name, pair in (counted or {}).items():
+        x, y = _checked(name, *pair)
+        color = look[name]["color"] if name in look else INK
+        ax.plot(x, y, linewidth=1.4, linestyle=(0, (2, 2)), color=color, zorder=1.5)
+    if floor is not None:
+        draw_level(ax, floor, "zero")
+    ax.set_xlabel(plain(x_label))
+    ax.set_ylabel(plain(y_label))
+    label_lines(ax, named)
+    return ax
+
+
+def _checked(name: str, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return one line without what is not finite."""
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if x.ndim != 1 or x.shape != y.shape:
+        raise ValueError(
+            f"`lines[{name!r}]` must be a pair of equally long sequences, got shapes "
+            f"{x.shape} and {y.shape}."
+        )
+    kept = np.isfinite(x) & np.isfinite(y)
+    return x[kept], y[kept]
+
+
+def _floor(values: list[np.ndarray]) -> float | None:
+    """Return a height below everything for zeros, if there are any."""
+    every = np.concatenate([*values, np.empty(0)])
+    positive = every[every > 0]
+    if positive.size == every.size:
+        return None
+    least = float(positive.min()) if positive.size else 1.0
+    return float(10.0 ** (np.floor(np.log10(least)) - 1.0))
+
+
+def plot_samples(
+    x: Numbers,
+    derivatives: Numbers,
+    exact: Callable[[np.ndarray], Any],
+    *,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw derivatives at samples over the exact derivative, with the gaps between.
+
+    Args:
+        x: Samples, increasing, shape (n,).
+        derivatives: Their derivatives, shape (n,).
+        exact: The derivative as a function of an array.
+        ax: Axes to draw on; by default those of a new figure.
+
+    Returns:
+        The axes.
+
+    Examples:
+        >>> import numpy as np
+        >>> x = np.linspace(0.0, 1.0, 5)
+        >>> ax = plot_samples(x, np.gradient(x**2, x), lambda x: 2 * x)
+        >>> print(len(ax.lines))
+        2
+    """
+    ax = axes_for(ax)
+    x, derivatives = np.asarray(x, dtype=float), np.asarray(derivatives, dtype=float)
+    # 400 points look smooth at the width of any figure.
+    fine = np.linspace(x[0], x[-1], 400)
+    ax.plot(fine, exact(fine), color=INK, linewidth=1.4, label="exact")
+    ax.vlines(x, exact(x), derivatives, color=BLUE, linewidth=1.2)
+    ax.plot(x, derivatives, "o", color=BLUE, markersize=6, label="from samples")
+    ax.set_xlabel("x")
+    ax.legend(frameon=False, fontsize=9, labelcolor=[darker(INK), darker(BLUE)])
+    return ax
