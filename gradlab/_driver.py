@@ -6,11 +6,11 @@ import functools
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gradlab import _engine as engine
@@ -80,13 +80,14 @@ class History:
 
 
 class Functions(NamedTuple):
-    """The functions of one program."""
+    """The functions of one program, and the kinds of arguments they are compiled for."""
 
-    begin: Callable[..., engine.Carry]
-    advance: Callable[..., engine.Carry]
+    begin: Any
+    advance: Any
     look_around: Callable[..., Any]
     gradient: Callable[..., Params]
     aux: Callable[..., Any]
+    compiled_for: set[Any]
 
 
 _cache: OrderedDict[engine.Program, Functions] = OrderedDict()
@@ -124,12 +125,21 @@ def inline(program: engine.Program) -> Functions:
         look_around,
         gradient,
         functools.partial(engine.auxiliary, program),
+        set(),
     )
 
 
 def _compile(program: engine.Program) -> Functions:
     """Build the functions of a program, each compiled when first called."""
-    return Functions(*(jax.jit(function) for function in inline(program)))
+    plain = inline(program)
+    return Functions(
+        jax.jit(plain.begin),
+        jax.jit(plain.advance),
+        jax.jit(plain.look_around),
+        jax.jit(plain.gradient),
+        jax.jit(plain.aux),
+        plain.compiled_for,
+    )
 
 
 def run(
@@ -138,6 +148,7 @@ def run(
     """Run to the end; None if the loss turns out to close over traced values."""
     functions = compiled(program)
     started = time.perf_counter()
+    _compile_side_by_side(functions, problem, x0, state)
     carry = functions.begin(problem, x0, state)
     if isinstance(carry.counts, jax.core.Tracer):
         _cache.pop(program, None)
@@ -147,13 +158,13 @@ def run(
     step, status = _sync(carry)
     if status == Status.RUNNING:
         # No steps: this only compiles, so that no chunk's clock contains compilation.
-        carry = functions.advance(problem, carry, jnp.asarray(step, jnp.int32))
+        carry = functions.advance(problem, carry, np.int32(step))
         step, status = _sync(carry)
     history.compile_seconds = time.perf_counter() - started
     length = _first_length(options)
     while status == Status.RUNNING:
         before = step
-        until = jnp.asarray(min(step + length, step + program.rows), jnp.int32)
+        until = np.int32(min(step + length, step + program.rows))
         started = time.perf_counter()
         carry = functions.advance(problem, carry, until)
         step, status = _sync(carry)
@@ -166,10 +177,31 @@ def run(
     return carry, history
 
 
+def _compile_side_by_side(
+    functions: Functions, problem: stopping.Problem, x0: Params, state: Any
+) -> None:
+    """Compile the start while the loop compiles: most of a short run's time is compiling.
+
+    Both are traced here, one after the other, so the loss never runs in another thread; and
+    later calls find the compiled code in JAX's own cache.
+    """
+    leaves, structure = jax.tree.flatten((problem, x0, state))
+    kind = (structure, tuple((np.shape(x), getattr(x, "dtype", type(x))) for x in leaves))
+    if kind in functions.compiled_for:
+        return
+    functions.compiled_for.add(kind)
+    begin = functions.begin.lower(problem, x0, state)
+    with ThreadPoolExecutor(1) as pool:
+        compiling = pool.submit(begin.compile)
+        carry = jax.eval_shape(functions.begin, problem, x0, state)
+        functions.advance.lower(problem, carry, np.int32(0)).compile()
+        compiling.result()
+
+
 def _sync(carry: engine.Carry) -> tuple[int, int]:
-    """Wait for the device and read where the run stands."""
-    step, status = jax.device_get((carry.step, carry.status))
-    return int(step), int(status)
+    """Wait for the device and read where the run stands; NumPy's indexing is compiled."""
+    counts = stopping.Counts.of(np.asarray(carry.counts))
+    return int(counts.step), int(counts.status)
 
 
 def _first_length(options: Options) -> int:

@@ -20,7 +20,7 @@ from gradlab import _stopping as stopping
 from gradlab._checks import scalar_loss
 from gradlab._stopping import Counts, Numbers, Problem
 from gradlab._tree import inner, max_abs, norm, select, working_dtype
-from gradlab._typing import Array, Params
+from gradlab._typing import AnyArray, Array, Params
 from gradlab.derivatives.with_derivative import with_derivative
 from gradlab.optimizers._protocol import calls_made, follows_curvature, value_and_grad_in
 from gradlab.result import Status
@@ -138,7 +138,7 @@ def _strongly_typed(leaf: Any) -> Array:
     return jax.lax.convert_element_type(leaf, leaf.dtype)
 
 
-def advance(program: Program, problem: Problem, carry: Carry, until: Array) -> Carry:
+def advance(program: Program, problem: Problem, carry: Carry, until: AnyArray) -> Carry:
     """Take steps until `until`, or until a test stops the run.
 
     The predicate is made common to a whole `vmap` batch, and each lane freezes itself;

@@ -166,7 +166,7 @@ def _trace(
         nhev=calls[:, 3],
         seconds=seconds,
         num_rows=Counts.of(carry.counts).step + 1,
-        num_params=jnp.asarray(num_params(carry.params), jnp.int32),
+        num_params=np.asarray(num_params(carry.params), np.int32),
         compile_seconds=compile_seconds,
         params=None if params is None else unpack(params),
     )

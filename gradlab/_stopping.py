@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gradlab._tree import add_scaled, norm
 from gradlab._typing import AnyArray, Array, Params
@@ -46,7 +45,7 @@ class Problem(NamedTuple):
     ftol: Array | float | None
     xtol: Array | float | None
     noise: Array | float | None
-    max_steps: Array
+    max_steps: AnyArray
 
 
 class Numbers(NamedTuple):
@@ -192,7 +191,11 @@ def _stalled(problem: Problem, numbers: Numbers, counts: Counts) -> Array:
     level = noise_level(numbers.value, numbers.best_value, problem.noise)
     near_best = jnp.abs(numbers.value - numbers.best_value) <= 10 * level
     stalled = (counts.since_best >= PATIENCE) & near_best
-    small = numbers.best_grad_norm <= np.sqrt(jnp.finfo(level.dtype).eps) * numbers.reference
+    relative = jnp.finfo(level.dtype).eps
+    if problem.noise is not None:
+        size = jnp.abs(numbers.value)
+        relative = jnp.maximum(relative, level / jnp.where(size > 0, size, level))
+    small = numbers.best_grad_norm <= jnp.sqrt(relative) * numbers.reference
     ended = jnp.where(small, Status.NOISE_FLOOR, Status.STUCK)
     return jnp.where(stalled, ended, Status.RUNNING)
 

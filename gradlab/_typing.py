@@ -1,12 +1,13 @@
-"""The types of the public signatures, with shapes where jaxtyping is installed.
+"""The types of the public signatures, with shapes for whoever checks them.
 
 Shapes use the same letters everywhere: n variables, m residuals, N samples,
-d features, k steps. The tests install jaxtyping and beartype and check them at every
-call; users need neither.
+d features, k steps. The tests import jaxtyping before gradlab and check the shapes at every
+call; users need not have it, and those who have it do not wait for it.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,9 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Bool, Complex, Float, Inexact, Int, PRNGKeyArray, Shaped
 else:
-    try:
+    if "jaxtyping" in sys.modules:
         from jaxtyping import Bool, Complex, Float, Inexact, Int, PRNGKeyArray, Shaped
-    except ImportError:  # shapes are documentation only
+    else:  # shapes are documentation only
 
         class _Plain:
             """Stands in for a jaxtyping dtype: `Float[Array, "n"]` is just `Array`."""

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -35,8 +34,9 @@ __all__ = ["Progress", "minimize"]
 if TYPE_CHECKING:
     MethodLike: TypeAlias = str | Method | optax.GradientTransformation
     Arguments: TypeAlias = tuple[Any, ...]
+    Callback: TypeAlias = Callable[[Progress], Any]
 else:  # checked below, in the caller's words
-    MethodLike = Arguments = Any
+    MethodLike = Arguments = Callback = Any
 
 DEFAULT_STEPS = 1000
 # Steps are counted in int32, and chunks are added to the count.
@@ -64,7 +64,7 @@ def minimize(
     has_aux: bool = False,
     trace: Name | None = "scalars",
     loop: Name = "auto",
-    callback: Callable[[Progress], Any] | None = None,
+    callback: Callback | None = None,
     max_seconds: Number | None = None,
     state: Any = None,
 ) -> Result:
@@ -141,7 +141,7 @@ def minimize(
         ftol=check_positive("ftol", ftol),
         xtol=check_positive("xtol", xtol),
         noise=check_positive("noise", noise),
-        max_steps=jnp.asarray(min(steps, MOST_STEPS), jnp.int32),
+        max_steps=np.asarray(min(steps, MOST_STEPS), np.int32),
     )
     if state is not None:
         check_state(state, chosen.build(problem.hyperparams).init, start)

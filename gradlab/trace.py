@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradlab._typing import Array
+from gradlab._typing import AnyArray, Array
 
 __all__ = ["Trace"]
 
@@ -45,8 +45,8 @@ class Trace(NamedTuple):
     nhvp: Array
     nhev: Array
     seconds: Array
-    num_rows: Array
-    num_params: Array
+    num_rows: AnyArray
+    num_params: AnyArray
     compile_seconds: Array
     params: Any = None
 
