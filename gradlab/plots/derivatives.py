@@ -29,6 +29,7 @@ def plot_errors(
     x_label: str,
     y_label: str,
     counted: Mapping[str, tuple[Numbers, Numbers]] | None = None,
+    ranges: Mapping[str, tuple[Numbers, Numbers]] | None = None,
     log: str = "xy",
     ax: Axes | None = None,
 ) -> Axes:
@@ -41,6 +42,8 @@ def plot_errors(
         y_label: What the vertical axis measures, and its unit.
         counted: By label, values that were counted or extrapolated and not measured; dashed,
             in the colour of the line with that label.
+        ranges: By label, the lowest and the highest values at each point, both of shape
+            (k,), drawn as thin bars behind the line.
         log: Which axes are logarithmic: "xy", "x", "y" or "".
         ax: Axes to draw on; by default those of a new figure.
 
@@ -68,6 +71,9 @@ def plot_errors(
         style = look[name] | {"marker": "o"} if len(x) < 12 else look[name]
         (line,) = ax.plot(x, shown, linewidth=1.8, markersize=5, label=plain(name), **style)
         named.append(line)
+        if ranges is not None and name in ranges:
+            low, high = (np.asarray(bound, dtype=float) for bound in ranges[name])
+            ax.vlines(x, low, high, color=look[name]["color"], linewidth=1.2, alpha=0.5)
     for name, pair in (counted or {}).items():
         x, y = _checked(name, *pair)
         color = look[name]["color"] if name in look else INK
