@@ -191,7 +191,7 @@ def _stalled(problem: Problem, numbers: Numbers, counts: Counts) -> Array:
     level = noise_level(numbers.value, numbers.best_value, problem.noise)
     near_best = jnp.abs(numbers.value - numbers.best_value) <= 10 * level
     stalled = (counts.since_best >= PATIENCE) & near_best
-    relative = jnp.finfo(level.dtype).eps
+    relative: Any = jnp.finfo(level.dtype).eps
     if problem.noise is not None:
         size = jnp.abs(numbers.value)
         relative = jnp.maximum(relative, level / jnp.where(size > 0, size, level))
