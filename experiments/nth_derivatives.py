@@ -26,7 +26,7 @@ NESTED, SERIES, DIFFERENCES, ADAPTIVE = (
     "nested jax.grad",
     "gradlab.nth_derivative",
     "central differences",
-    "adaptive differences",
+    "adaptive",
 )
 # Each nesting multiplies the program: the ninth takes ten seconds to compile. Adaptive
 # differences know orders up to 8.
