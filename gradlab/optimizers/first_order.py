@@ -10,7 +10,9 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
+from gradlab._checks import check_count
 from gradlab._errors import check_choice
+from gradlab._typing import Count
 
 __all__ = ["FACTORIES", "learning_rate_schedule", "schedules"]
 
@@ -88,7 +90,7 @@ def schedules() -> list[str]:
 
 
 def learning_rate_schedule(
-    name: str, learning_rate: Any, num_steps: int
+    name: str, learning_rate: Any, num_steps: Count
 ) -> Callable[[Any], Any]:
     """Build a learning rate that changes over a run of `num_steps` steps.
 
@@ -110,9 +112,8 @@ def learning_rate_schedule(
         ['0.10', '0.05', '0.00']
     """
     check_choice("schedule", name, _SHAPES)
-    if isinstance(num_steps, bool) or int(num_steps) != num_steps or num_steps < 1:
-        raise ValueError(f"`num_steps` must be a positive integer, got {num_steps!r}.")
-    return functools.partial(_scheduled, _SHAPES[name], learning_rate, int(num_steps))
+    num_steps = check_count("num_steps", num_steps, smallest=1)
+    return functools.partial(_scheduled, _SHAPES[name], learning_rate, num_steps)
 
 
 def _scheduled(shape: Callable[[Any], Any], peak: Any, num_steps: int, step: Any) -> Any:

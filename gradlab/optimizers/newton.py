@@ -11,7 +11,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from gradlab._tree import working_dtype
-from gradlab._typing import Array, Params
+from gradlab._typing import Array, Number, Params
 from gradlab.derivatives.autodiff import flat_hessian
 from gradlab.optimizers import _trust_region as tr
 from gradlab.optimizers._protocol import bind
@@ -20,7 +20,7 @@ from gradlab.optimizers._subproblem import is_positive_definite, solve_subproble
 __all__ = ["newton"]
 
 
-def newton(*, noise: float | None = None) -> optax.GradientTransformationExtraArgs:
+def newton(*, noise: Number | None = None) -> optax.GradientTransformationExtraArgs:
     r"""Newton's method in a trust region with a nearly exact subproblem.
 
     Each update minimises the quadratic model $g^T p + \tfrac12 p^T H p$ over

@@ -17,7 +17,7 @@ from gradlab._tree import (
     packed,
     working_dtype,
 )
-from gradlab._typing import Array, Params
+from gradlab._typing import Array, Number, Params
 from gradlab.derivatives.autodiff import value_grad_hvp
 from gradlab.optimizers import _trust_region as tr
 from gradlab.optimizers._protocol import bind
@@ -26,7 +26,7 @@ __all__ = ["newton_cg"]
 
 
 def newton_cg(
-    *, max_products: int | None = None, noise: float | None = None
+    *, max_products: int | None = None, noise: Number | None = None
 ) -> optax.GradientTransformationExtraArgs:
     r"""Newton's method by conjugate gradients in a trust region (Steihaug–Toint).
 
