@@ -202,7 +202,7 @@ def test_the_command_line_runs_the_whole_experiment(tmp_path, capsys):
     assert main(["run", "convergence", "--quick", "--out", str(tmp_path)]) == 0
     summary = read_json(tmp_path / "convergence-1/summary.json")
     module = load("convergence")
-    assert len(summary["results"]) == 4 * len(module.QUICK_METHODS) + 2 * 3
+    assert len(summary["results"]) == 4 * len(module.QUICK_METHODS) + 2 * 2
     by_name = {(r["problem"], r["method"]): r for r in summary["results"]}
     for problem in module.problems():
         for method in ("lbfgs", "newton_cg"):
