@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it.
 _HOMES = {
+    "CheckReport": "gradlab.derivatives.check",
     "Comparison": "gradlab.compare",
     "DerivativeStatus": "gradlab.derivatives.adaptive",
     "Estimate": "gradlab.derivatives.adaptive",
@@ -27,6 +28,9 @@ _HOMES = {
     "Result": "gradlab.result",
     "Status": "gradlab.result",
     "Trace": "gradlab.trace",
+    "assert_derivatives": "gradlab.derivatives.check",
+    "certify_digits": "gradlab.derivatives.digits",
+    "check_derivatives": "gradlab.derivatives.check",
     "compare": "gradlab.compare",
     "estimate_noise": "gradlab.derivatives.noise",
     "hessian": "gradlab.derivatives.autodiff",
@@ -39,12 +43,17 @@ _HOMES = {
     "newton": "gradlab.optimizers",
     "newton_cg": "gradlab.optimizers",
     "nth_derivative": "gradlab.derivatives.taylor",
+    "plot_check": "gradlab.plots",
     "plot_convergence": "gradlab.plots",
+    "plot_error_ranges": "gradlab.plots",
+    "plot_errors": "gradlab.plots",
     "plot_learning_rates": "gradlab.plots",
     "plot_performance_profile": "gradlab.plots",
+    "plot_samples": "gradlab.plots",
     "plot_spectrum": "gradlab.plots",
     "plot_step_size_errors": "gradlab.plots",
     "plot_trajectories": "gradlab.plots",
+    "save_figure": "gradlab.plots",
     "taylor": "gradlab.derivatives.taylor",
     "value_grad_hvp": "gradlab.derivatives.autodiff",
     "with_derivative": "gradlab.derivatives.with_derivative",
@@ -100,6 +109,8 @@ if TYPE_CHECKING:
     from gradlab.derivatives import adaptive, backprop, finite
     from gradlab.derivatives.adaptive import DerivativeStatus, Estimate
     from gradlab.derivatives.autodiff import hessian, hvp, value_grad_hvp
+    from gradlab.derivatives.check import CheckReport, assert_derivatives, check_derivatives
+    from gradlab.derivatives.digits import certify_digits
     from gradlab.derivatives.laplacian import laplacian
     from gradlab.derivatives.noise import NoiseEstimate, NoiseStatus, estimate_noise
     from gradlab.derivatives.taylor import mixed_partial, nth_derivative, taylor
@@ -107,12 +118,17 @@ if TYPE_CHECKING:
     from gradlab.minimize import Progress, minimize
     from gradlab.optimizers import Method, make, methods, newton, newton_cg
     from gradlab.plots import (
+        plot_check,
         plot_convergence,
+        plot_error_ranges,
+        plot_errors,
         plot_learning_rates,
         plot_performance_profile,
+        plot_samples,
         plot_spectrum,
         plot_step_size_errors,
         plot_trajectories,
+        save_figure,
     )
     from gradlab.problems import Problem
     from gradlab.result import Result, Status
