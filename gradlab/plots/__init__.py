@@ -6,7 +6,7 @@ Matplotlib is imported when something is drawn; pyplot only when no axes were gi
 from gradlab.plots._style import save_figure
 from gradlab.plots.check import plot_check
 from gradlab.plots.convergence import plot_convergence
-from gradlab.plots.derivatives import plot_errors, plot_samples
+from gradlab.plots.derivatives import plot_error_ranges, plot_errors, plot_samples
 from gradlab.plots.learning_rates import plot_learning_rates
 from gradlab.plots.profiles import plot_performance_profile
 from gradlab.plots.spectrum import plot_spectrum
@@ -16,6 +16,7 @@ from gradlab.plots.trajectories import plot_trajectories
 __all__ = [
     "plot_check",
     "plot_convergence",
+    "plot_error_ranges",
     "plot_errors",
     "plot_learning_rates",
     "plot_performance_profile",

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from gradlab.plots._labels import label_lines
+from gradlab.plots._labels import label_lines, legend_beside
 from gradlab.plots._style import (
     BLUE,
+    FAINT,
     INK,
     Axes,
     Numbers,
@@ -20,7 +21,7 @@ from gradlab.plots._style import (
     plain,
 )
 
-__all__ = ["plot_errors", "plot_samples"]
+__all__ = ["plot_error_ranges", "plot_errors", "plot_samples"]
 
 
 def plot_errors(
@@ -143,3 +144,72 @@ def plot_samples(
     ax.set_xlabel("x")
     ax.legend(frameon=False, fontsize=9, labelcolor=[darker(INK), darker(BLUE)])
     return ax
+
+
+def plot_error_ranges(
+    groups: Mapping[str, Mapping[str, tuple[float, float]]],
+    *,
+    x_label: str,
+    bars: Mapping[str, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw one row a group, and in it the median and the worst error of every method.
+
+    Args:
+        groups: By the name of a group, then of a method: a typical and a worst error, both
+            positive. A name of a group may have several lines.
+        x_label: What the errors are.
+        bars: By group, an error that was announced beforehand; drawn as an upright stroke
+            on the row of the group's last method.
+        ax: Axes to draw on; by default those of a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: If `groups` is empty.
+
+    Examples:
+        >>> ax = plot_error_ranges({"float32": {"central": (1e-5, 1e-4)}}, x_label="error")
+        >>> print(ax.get_xscale())
+        log
+    """
+    if not groups:
+        raise ValueError("`groups` must hold at least one group, got none.")
+    methods = list(dict.fromkeys(name for row in groups.values() for name in row))
+    ax = axes_for(ax, (7.6, 0.9 + 0.85 * len(groups)))
+    ax.set_xscale("log")
+    look, named = looks(methods), {}
+    for place, (group, row) in enumerate(groups.items()):
+        for rank, name in enumerate(row):
+            # The methods of a group share four fifths of its row, from above.
+            y = place + 0.8 * ((rank + 0.5) / len(row) - 0.5)
+            low, high = row[name]
+            color = look[name]["color"]
+            ax.hlines(y, low, high, color=color, linewidth=1.8)
+            (dot,) = ax.plot(low, y, "o", color=color, markersize=6, label=plain(name))
+            named.setdefault(name, dot)
+        if bars is not None and group in bars:
+            (stroke,) = ax.plot(
+                bars[group],
+                y,
+                "|",
+                color=INK,
+                markersize=11,
+                markeredgewidth=2,
+                label="its bar",
+            )
+            named["its bar"] = stroke
+    ax.set_yticks(range(len(groups)), list(map(_lines_of, groups)))
+    ax.set_ylim(len(groups) - 0.5, -0.5)
+    ax.grid(False, axis="y")
+    for edge in range(1, len(groups)):
+        ax.axhline(edge - 0.5, color=FAINT, linewidth=0.8)
+    ax.set_xlabel(plain(x_label))
+    legend_beside(ax, list(named.values()))
+    return ax
+
+
+def _lines_of(name: str) -> str:
+    """Return a name so that matplotlib draws it as it is, in its own lines."""
+    return "\n".join(map(plain, name.split("\n")))
