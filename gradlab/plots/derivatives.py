@@ -179,7 +179,8 @@ def plot_error_ranges(
     methods = list(dict.fromkeys(name for row in groups.values() for name in row))
     ax = axes_for(ax, (7.6, 0.9 + 0.85 * len(groups)))
     ax.set_xscale("log")
-    look, named = looks(methods), {}
+    look = looks(methods)
+    named: dict[str, Any] = {}
     for place, (group, row) in enumerate(groups.items()):
         for rank, name in enumerate(row):
             # The methods of a group share four fifths of its row, from above.
