@@ -230,7 +230,7 @@ def test_many_leaves_do_not_change_what_a_transformation_sees(monkeypatch):
     assert_close([leaf[-1] for leaf in result.trace.params], params)
 
 
-@pytest.mark.parametrize("method", ["adam", "newton", "newton_cg", "lbfgs"])
+@pytest.mark.parametrize("method", ["adam", "newton", "newton_cg"])
 def test_leaves_that_travel_as_one_vector_take_the_same_steps(method, monkeypatch):
     x0 = {"w": jnp.array([[1.0, 2.0], [-1.0, 0.5]]), "b": [jnp.zeros(3), jnp.ones(())]}
 
@@ -411,8 +411,13 @@ def test_a_saddle_times_any_constant_takes_the_same_steps(method, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", ["quadratic", "logistic"])
-@pytest.mark.parametrize("method", ["newton", "newton_cg", "lbfgs", "gd"])
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        *((method, "quadratic") for method in ("newton", "newton_cg", "gd")),
+        *((method, "logistic") for method in ("newton", "newton_cg", "lbfgs", "gd")),
+    ],
+)
 def test_a_tolerance_the_dtype_cannot_hold_ends_at_the_noise(method, name, dtype):
     features = np.random.default_rng(0).normal(size=(50, 3)).astype(dtype)
     matrix = np.array([[3, 1, 0], [1, 2, 0.5], [0, 0.5, 1]], dtype)
