@@ -44,8 +44,8 @@ def _others(ev: Evaluator, entry: Entry) -> list[tuple[int, float]]:
     leaf = ev.problem.leaf_of(entry.flat)
     if leaf.size < 2:
         return []
-    picks = np.linspace(leaf.cut.start, leaf.cut.stop - 1, _OTHERS).astype(int)
-    return [(int(i), float(unit(ev.x, leaf, i)[i])) for i in set(picks) if i != entry.flat]
+    picks = np.linspace(leaf.cut.start, leaf.cut.stop - 1, _OTHERS).astype(int).tolist()
+    return [(i, float(unit(ev.x, leaf, i)[i])) for i in sorted(set(picks) - {entry.flat})]
 
 
 def _ratio_words(ratios: np.ndarray, ev: Evaluator, entry: Entry) -> str:

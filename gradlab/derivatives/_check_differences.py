@@ -84,8 +84,8 @@ def along(
 def _reconcile(slopes: Slopes, above: Slopes, rows: np.ndarray) -> None:
     """Widen the bars of slopes that two ladders contradict."""
     for order, error in slopes.error.items():
-        gap = np.abs(slopes.value[order][rows] - above.value[order])
         with np.errstate(all="ignore"):
+            gap = np.abs(slopes.value[order][rows] - above.value[order])
             apart = gap > error[rows] + above.error[order]
         error[rows] = np.where(apart, np.maximum(error[rows], gap), error[rows])
         slopes.doubt[order][rows] = np.where(apart, np.inf, slopes.doubt[order][rows])

@@ -34,9 +34,12 @@ def leaf_digits(
         return {}
     digits = {}
     for leaf in ev.problem.inputs:
-        size = float(np.linalg.norm(gradient[leaf.cut]))
-        if size > 0:
-            digits[leaf.name] = relative_digits(float(np.linalg.norm(error[leaf.cut])) / size)
+        top = float(np.max(np.abs(gradient[leaf.cut]), initial=0.0))
+        if top > 0:
+            size = np.linalg.norm(gradient[leaf.cut] / top)
+            digits[leaf.name] = relative_digits(
+                float(np.linalg.norm(error[leaf.cut] / top) / size)
+            )
     return digits
 
 

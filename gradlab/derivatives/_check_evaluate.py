@@ -31,12 +31,15 @@ class Evaluator:
     Attributes:
         problem: What is evaluated.
         calls: Evaluations of f so far, gradients and products counted as one each.
+        closeness: Relative difference below which nothing is called wrong: half of all
+            digits, or what the noise of f suggests.
         forward, reverse: Why a mode is not available, or None.
     """
 
     def __init__(self, problem: Problem):
         self.problem = problem
         self.calls = 0
+        self.closeness = float(np.sqrt(problem.eps))
         self._spreads: dict[bytes, np.ndarray] = {}
         # A custom_vjp refuses forward mode only when the program is lowered.
         self.forward = self._lacks(lambda x: self._jvp.lower(x, x))

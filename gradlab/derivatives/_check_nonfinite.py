@@ -121,7 +121,7 @@ def _differentiable(value: Any) -> bool:
 
 def _mask(value: Any) -> np.ndarray:
     array = np.asarray(value) if _numeric(value) else np.zeros(())
-    return ~np.isfinite(array)
+    return np.asarray(~np.isfinite(array))
 
 
 def _numeric(value: Any) -> bool:

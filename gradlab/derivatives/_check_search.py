@@ -21,6 +21,9 @@ _BARS = 2.0
 # Roundings allowed to automatic differentiation itself, over the sum of the sizes of its
 # terms: a long sum loses more than one.
 _ROUNDINGS = 64.0
+# Roundings allowed to it over the size of the function, which an exact difference of zero
+# does not have: |z|² is differentiated through a square root.
+_OF_VALUE = 8.0
 # Measured rounding deviations that autodiff may be off.
 _DEVIATIONS = 10.0
 # A bar and a difference, as shares of the derivative, that need no further measurement.
@@ -43,6 +46,7 @@ class Subject(NamedTuple):
         center: Value at x.
         eps: Spacing of the arithmetic.
         level: Size of the terms the value is a sum of.
+        closeness: Relative difference that is not called wrong.
         spread: From a direction to the rounding deviation of `exact`, or None.
     """
 
@@ -52,6 +56,7 @@ class Subject(NamedTuple):
     center: float
     eps: float
     level: float
+    closeness: float
     spread: Callable[[np.ndarray], float] | None = None
 
 
@@ -88,25 +93,28 @@ def judge(
     eps: float,
     level: np.ndarray | float = 0.0,
     spread: np.ndarray | float = 0.0,
+    insignificant: np.ndarray | float = 0.0,
+    closeness: float = 0.0,
 ) -> Judged:
     """Compare; NaN in `exact` is neither a difference nor resolved.
 
     Automatic differentiation rounds terms as large as `size`, and as the function itself,
     `level`, since the directions change it by its own size; where that has been measured,
-    its rounding deviation is `spread`.
+    its rounding deviation is `spread`. Differences below `closeness` of the derivative, or
+    of `insignificant`, are an inner solver's tolerance.
     """
     value, error = slopes.value[order], slopes.error[order]
     with np.errstate(all="ignore"):
         gap = np.abs(exact - value)
-        allowed = _BARS * error + _ROUNDINGS * eps * np.maximum(
-            np.maximum(np.abs(exact), size), level
-        )
+        rounding = _ROUNDINGS * np.maximum(np.abs(exact), size) + _OF_VALUE * level
+        allowed = _BARS * error + eps * rounding + _DEVIATIONS * spread
         differs = gap > allowed
         largest = np.maximum(np.maximum(np.abs(exact), np.abs(value)), size)
         clear = (error <= _DOUBT * largest) | (slopes.doubt[order] <= _DOUBT)
         dead = (exact == 0) & ((value == 0) | slopes.flat)
         kinked = slopes.kink & (order == 1)
-        near = ~differs | (gap <= np.sqrt(eps) * largest)
+        near = ~differs | (gap <= closeness * np.maximum(largest, insignificant))
+        differs &= gap > closeness * insignificant
         known = (clear | kinked) & np.isfinite(error)
         resolved = dead | (near & np.isfinite(exact) & known)
         differs &= ~dead
@@ -159,21 +167,23 @@ def entries(
     found = []
     for row in np.argsort(-judged.excess[:, 0]):
         values = (exact[row, 0], slopes.value[1][row, 0], slopes.error[1][row, 0])
-        if judged.differs[row, 0] and not close(values[0], values[1], typical, subject.eps):
+        if judged.differs[row, 0] and not close(
+            values[0], values[1], typical, subject.closeness
+        ):
             i = int(few[row])
             scaled = [float(v / direction[i]) for v in values]
             found.append(Entry(i, scaled[0], scaled[1], abs(scaled[2])))
     return found
 
 
-def close(exact: float, value: float, typical: float, eps: float) -> bool:
-    """Whether two numbers share half of all digits.
+def close(exact: float, value: float, typical: float, closeness: float) -> bool:
+    """Whether two numbers share half of all digits, or more than noise leaves.
 
     The derivative of a value from an inner solver is right to the solver's tolerance, not
     to rounding; nobody plants a fault that small.
     """
     gap = abs(exact - value)
-    return bool(gap <= np.sqrt(eps) * max(abs(exact), abs(value), typical))
+    return bool(gap <= closeness * max(abs(exact), abs(value), typical))
 
 
 def visit(subject: Subject, index: int, scale: float, x: np.ndarray) -> Entry:
@@ -204,7 +214,9 @@ def _judged(
 ) -> Judged:
     """Judge one subject along some lines."""
     spread = np.array([[subject.spread(d) if subject.spread else 0.0] for d in lines])
-    return judge(exact, size, slopes, 1, subject.eps, subject.level, spread)
+    return judge(
+        exact, size, slopes, 1, subject.eps, subject.level, spread, 0.0, subject.closeness
+    )
 
 
 def _excess(subject: Subject, lines: list[np.ndarray], x: np.ndarray) -> np.ndarray:

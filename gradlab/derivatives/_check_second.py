@@ -14,7 +14,9 @@ import numpy as np
 from gradlab.derivatives._check_differences import along, directions, entry_scale
 from gradlab.derivatives._check_evaluate import Evaluator
 from gradlab.derivatives._check_first import First
+from gradlab.derivatives._check_laws import Trial, asymmetry, by_values
 from gradlab.derivatives._check_problem import Leaf
+from gradlab.derivatives._check_pushed import by_pushing
 from gradlab.derivatives._check_report import Finding, bracketed
 from gradlab.derivatives._check_search import (
     Entry,
@@ -33,11 +35,7 @@ _COMBINATIONS = 2
 # Step at which candidates for the wrong row are picked; a ladder confirms them.
 _PICK_STEP = 2.0**-13
 _PICKED = 4
-# Second differences of f are blunt: what they say alone must be gross, and said twice.
-_GROSS = 1e-2
 _TOLD = 4
-# Roundings of the gradient's terms that two products may differ by.
-_ROUNDINGS = 64.0
 
 
 class Second(NamedTuple):
@@ -51,16 +49,6 @@ class Second(NamedTuple):
     states: list[str]
     agreement: list[float]
     curvatures: dict[int, float]
-
-
-class _Trial(NamedTuple):
-    """Hessian products of one combination of outputs along some lines."""
-
-    weights: np.ndarray
-    combination: int
-    probe: np.ndarray
-    rows: list[int]
-    products: np.ndarray  # (rows, n)
 
 
 def check_second(ev: Evaluator, first: First, rng: np.random.Generator) -> Second:
@@ -84,17 +72,17 @@ def check_second(ev: Evaluator, first: First, rng: np.random.Generator) -> Secon
             continue
         if ev.reverse is None:
             products = np.array([ev.hvp(weights, first.lines[p].direction) for p in rows])
-            trial = _Trial(weights, k, probe, rows, products)
+            trial = Trial(weights, k, probe, rows, products)
             told, judged = _by_gradients(ev, first, trial)
             if not told:
-                told = _asymmetry(ev, first, trial) + _by_values(ev, first, trial, judged)
+                told = asymmetry(ev, first, trial) + by_values(ev, first, trial)
             with np.errstate(all="ignore"):
                 curvatures = {
                     p: float(first.lines[p].direction @ h)
                     for p, h in zip(rows, products, strict=True)
                 }
         else:
-            told, judged = _by_pushing(ev, first, k, rows, probe)
+            told, judged = by_pushing(ev, first, k, rows, probe)
         findings += told
         results.append(judged)
     groups = range(len(first.groups))
@@ -111,7 +99,7 @@ def _is_third(first: First, p: int) -> bool:
     return p >= 2 and first.lines[p - 2].group == first.lines[p].group
 
 
-def _by_gradients(ev: Evaluator, first: First, trial: _Trial) -> tuple[list[Finding], Judged]:
+def _by_gradients(ev: Evaluator, first: First, trial: Trial) -> tuple[list[Finding], Judged]:
     """Compare probe · H d, leaf by leaf, with differences of probe · gradient."""
     cuts = [leaf.cut for leaf in ev.problem.inputs]
     probe = trial.probe
@@ -130,7 +118,7 @@ def _by_gradients(ev: Evaluator, first: First, trial: _Trial) -> tuple[list[Find
         center,
         ev.problem.eps,
     )
-    judged = judge(exact, size, slopes, 1, ev.problem.eps, level)
+    judged = judge(exact, size, slopes, 1, ev.problem.eps, level, 0.0, level, ev.closeness)
     lost = ~np.isfinite(exact) & (slopes.doubt[1] <= 1e-3) & np.isfinite(slopes.error[1])
     small = slopes.error[1] <= np.sqrt(ev.problem.eps) * level[None]
     resolved = judged.resolved | (~judged.differs & np.isfinite(exact) & small)
@@ -145,7 +133,7 @@ def _by_gradients(ev: Evaluator, first: First, trial: _Trial) -> tuple[list[Find
 def _narrowed(
     ev: Evaluator,
     first: First,
-    trial: _Trial,
+    trial: Trial,
     row: int,
     column: int,
     center: np.ndarray,
@@ -175,6 +163,7 @@ def _narrowed(
         float(center[column]),
         ev.problem.eps,
         float(level[column]),
+        ev.closeness,
         lambda d: spread,
     )
     if not stands(subject, direction, ev.x) and np.isfinite(exact(direction)):
@@ -188,10 +177,9 @@ def _narrowed(
         told += _rows_of(ev, trial, entry, float(direction[entry.flat]), leaf, output)
     if told:
         return told[:_TOLD]
-    gap = close(
-        exact(direction), _difference(sample, direction, subject, ev)[0], 0.0, subject.eps
-    )
-    if gap:
+    if close(
+        exact(direction), _difference(sample, direction, subject, ev)[0], 0.0, ev.closeness
+    ):
         return []
     i = int(few[0])
     source = ev.problem.leaf_of(i)
@@ -212,7 +200,7 @@ def _difference(
 
 
 def _rows_of(
-    ev: Evaluator, trial: _Trial, entry: Entry, scale: float, leaf: Leaf, output: str
+    ev: Evaluator, trial: Trial, entry: Entry, scale: float, leaf: Leaf, output: str
 ) -> list[Finding]:
     """Find the wrong rows within a leaf of one column of the Hessian."""
     x, i = ev.x, entry.flat
@@ -240,7 +228,7 @@ def _rows_of(
     for j in range(len(worst)):
         exact = float(column[worst[j]] / scale)
         value, bar = slopes.value[1][0, j] / scale, slopes.error[1][0, j] / abs(scale)
-        same = close(exact, float(value), 0.0, ev.problem.eps)
+        same = close(exact, float(value), 0.0, ev.closeness)
         if (judged.differs[0, j] and not same) or not np.isfinite(exact):
             other = leaf.name + bracketed(leaf.place(int(worst[j])))
             told.append(
@@ -273,133 +261,6 @@ def _cause(exact: float, value: float, diagonal: bool) -> str:
         words = factor_words(exact / value if value else np.inf, ())
         words = "only at second order" + (f": {words}" if words else "")
     return f"{words}, {place}" if place else words
-
-
-def _asymmetry(ev: Evaluator, first: First, trial: _Trial) -> list[Finding]:
-    """Compare d · H e with e · H d."""
-    lines = [first.lines[p].direction for p in trial.rows]
-    eps = ev.problem.eps
-    gradient = np.abs(_finite(ev.vjp(trial.weights)))
-    for a in range(len(lines)):
-        for b in range(a):
-            one_way, other_way = lines[a] * trial.products[b], lines[b] * trial.products[a]
-            with np.errstate(all="ignore"):
-                left, right = np.sum(one_way), np.sum(other_way)
-                size = np.sum(np.abs(one_way)) + np.sum(np.abs(other_way))
-                level = gradient @ (np.abs(lines[a]) + np.abs(lines[b]))
-            bar = np.sqrt(eps) * size + _ROUNDINGS * eps * level
-            if abs(left - right) > bar:
-                one, other = (first.groups[first.lines[trial.rows[i]].group] for i in (a, b))
-                numbers = float(left), float(right), float(bar)
-                words = "the Hessian is not symmetric"
-                return [
-                    Finding(
-                        ", ".join(g.name for g in one),
-                        None,
-                        "",
-                        2,
-                        "symmetry",
-                        *numbers,
-                        words,
-                        ", ".join(g.name for g in other),
-                    )
-                ]
-    return []
-
-
-def _by_values(ev: Evaluator, first: First, trial: _Trial, judged: Judged) -> list[Finding]:
-    """Compare d · H d with second differences of f; two lines of a group must differ."""
-    value, error = (part[2][:, trial.combination] for part in first.slopes[:2])
-    lines = [first.lines[p].direction for p in trial.rows]
-    with np.errstate(all="ignore"):
-        exact = np.array([d @ h for d, h in zip(lines, trial.products, strict=True)])
-        size = np.array(
-            [np.abs(d) @ np.abs(h) for d, h in zip(lines, trial.products, strict=True)]
-        )
-    told = []
-    for number, group in enumerate(first.groups):
-        mine = [i for i, p in enumerate(trial.rows) if first.lines[p].group == number]
-        differing = []
-        for i in mine:
-            p = trial.rows[i]
-            gap = abs(exact[i] - value[p])
-            gross = gap > _GROSS * max(size[i], abs(value[p]))
-            if gap > 4 * error[p] and gross and not first.slopes.kink[p].any():
-                differing.append(i)
-        if len(differing) == len(mine) and differing:
-            i = differing[0]
-            p = trial.rows[i]
-            told.append(
-                Finding(
-                    ", ".join(leaf.name for leaf in group),
-                    None,
-                    first.columns.names[trial.combination] or "",
-                    2,
-                    "autodiff",
-                    float(exact[i]),
-                    float(value[p]),
-                    float(error[p]),
-                    "only at second order: the gradient is right at this point alone",
-                )
-            )
-    return told
-
-
-def _finite(values: np.ndarray) -> np.ndarray:
-    return np.where(np.isfinite(values), values, 0)
-
-
-def _by_pushing(
-    ev: Evaluator, first: First, k: int, rows: list[int], probe: np.ndarray
-) -> tuple[list[Finding], Judged]:
-    """Compare probe · H d by forward mode alone with differences of the slope along probe."""
-    weights = first.columns.rows[k]
-    lines = [first.lines[p].direction for p in rows]
-    exact = np.array([[ev.curvature(weights, d, probe)] for d in lines])
-    center = np.array([np.sum(weights * ev.jvp(probe))])
-    slopes = along(
-        lambda d, t: ev.pushed(d, t, weights, probe), lines, ev.x, center, ev.problem.eps
-    )
-    judged = judge(exact, np.abs(exact), slopes, 1, ev.problem.eps, np.abs(center))
-    small = slopes.error[1] <= np.sqrt(ev.problem.eps) * np.abs(center)
-    judged = judged._replace(
-        resolved=judged.resolved | (~judged.differs & np.isfinite(exact) & small)
-    )
-    failing = np.flatnonzero(judged.differs[:, 0])
-    if not len(failing):
-        return [], judged
-    row = int(failing[np.argmax(judged.excess[failing, 0])])
-    spread = ev.curvature_spread(weights, lines[row], probe)
-    subject = Subject(
-        lambda d: ev.curvature(weights, d, probe),
-        lambda d: abs(ev.curvature(weights, d, probe)),
-        lambda d, t: ev.pushed(d, t, weights, probe),
-        float(center[0]),
-        ev.problem.eps,
-        abs(float(center[0])),
-        lambda d: spread,
-    )
-    if not stands(subject, lines[row], ev.x):
-        return [], judged
-    found, few = localise(subject, lines[row], ev.x)
-    index = found[0].flat if found else int(few[0])
-    leaf = ev.problem.leaf_of(index)
-    entry = (
-        found[0]
-        if found
-        else Entry(
-            index,
-            float(exact[row, 0]),
-            float(slopes.value[1][row, 0]),
-            float(slopes.error[1][row, 0]),
-        )
-    )
-    place = leaf.place(index) if found else None
-    words = "only at second order"
-    numbers = entry.exact, entry.value, entry.error
-    return [
-        Finding(leaf.name, place, "", 2, "forward mode", *numbers, words, "a random direction")
-    ], judged
 
 
 def _state(

@@ -23,6 +23,8 @@ __all__ = ["make_report"]
 
 # Noise this many times the rounding of f is worth a word.
 _NOTABLE_NOISE = 256.0
+# A bar of this share of the derivative is short.
+_SHORT = 1e-3
 
 
 def make_report(
@@ -80,11 +82,10 @@ def nonfinite_findings(ev: Evaluator, given: Problem, first: First) -> list[Find
                 weights = row
                 break
         gradient = ev.vjp(weights)
-    return [
-        _nonfinite(ev, first, leaf, gradient, weights, cause)
-        for leaf in ev.problem.inputs
-        if np.any(bad[leaf.cut])
-    ]
+    leaves = [leaf for leaf in ev.problem.inputs if np.any(bad[leaf.cut])]
+    found = [_nonfinite(ev, first, leaf, gradient, weights, cause) for leaf in leaves]
+    # An infinite slope that differences cannot contradict may be the truth, as sqrt's at 0.
+    return [f for f in found if not np.isinf(f.autodiff) or f.bar <= abs(f.difference)]
 
 
 def _nonfinite(
@@ -101,6 +102,7 @@ def _nonfinite(
         center,
         ev.problem.eps,
         abs(center),
+        ev.closeness,
     )
     entry = visit(subject, i, float(unit(ev.x, leaf, i)[i]), ev.x)
     count = int(np.sum(inside))
@@ -138,6 +140,8 @@ def _leaf_verdicts(
                 state = "cannot tell" if len(group) > 1 else merged(states)
             else:
                 state = merged(states)
+            if np.any(first.nonfinite[leaf.cut]) and state == "right":
+                state = "cannot tell"
             note = _leaf_note(first, g, leaf, state)
             made.append(LeafVerdict(leaf.name, leaf.shape, state, agreement, note))
     return made
@@ -150,7 +154,9 @@ def _leaf_note(first: First, group: int, leaf: Leaf, state: str) -> str:
         words.append("f does not depend on it here")
     if group in first.kinks:
         words.append("a kink at this point: autodiff lies between the two slopes")
-    if state == "cannot tell":
+    if np.any(first.nonfinite[leaf.cut]):
+        words.append("autodiff is NaN or infinite here")
+    elif state == "cannot tell":
         words.append(_why(first, group))
     return "; ".join(words)
 
@@ -162,7 +168,9 @@ def _why(first: First, group: int) -> str:
         size = np.maximum(np.abs(first.slopes.value[1][rows]), np.abs(first.exact[rows]))
         share = np.nanmin(np.nanmax(first.slopes.error[1][rows] / size, axis=1))
     noise = first.noisy[group]
-    if np.isfinite(share) and share > 0:
+    if share < _SHORT:
+        words = "the difference lies within the rounding of autodiff"
+    elif np.isfinite(share) and share > 0:
         words = f"bars are {share:.1g} of the derivative"
     else:
         words = "no step at which f looks smooth"

@@ -26,7 +26,7 @@ from gradlab._typing import Params
 from gradlab.derivatives._check_consistency import under_jit, under_vmap
 from gradlab.derivatives._check_evaluate import Evaluator
 from gradlab.derivatives._check_first import check_first
-from gradlab.derivatives._check_problem import build, canonical, widened
+from gradlab.derivatives._check_problem import Problem, build, canonical, widened
 from gradlab.derivatives._check_program import evaluated_twice, frozen
 from gradlab.derivatives._check_report import CheckReport, Finding, LeafVerdict, Remainder
 from gradlab.derivatives._check_second import check_second
@@ -98,6 +98,21 @@ def check_derivatives(
     problem = widened(f, args, argnums) or given
     if random:
         problem = dataclasses.replace(problem, call=frozen(problem))
+    with np.errstate(all="ignore"):  # infinities are answers here, not accidents
+        return _checked(f, args, given, problem, eager, random, order, seed)
+
+
+def _checked(
+    f: Callable[..., Any],
+    args: tuple[Any, ...],
+    given: Problem,
+    problem: Problem,
+    eager: list[Any],
+    random: str,
+    order: int,
+    seed: int,
+) -> CheckReport:
+    """Look at the derivatives from all sides."""
     ev = Evaluator(problem)
     rng = np.random.default_rng(seed)
     first = check_first(ev, rng, order)

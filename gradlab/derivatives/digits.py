@@ -59,8 +59,8 @@ class Digits(NamedTuple):
 def certify_digits(f: Callable[[Params], Any], x: Params, *, order: int = 1) -> Digits:
     r"""Count the right decimal digits of `jax.grad(f)(x)`, and of `jax.hessian(f)(x)`.
 
-    A gradient in low precision is compared with the same program in float64. One in
-    float64 is computed 16 times with every rounding drawn at random; digits that part are
+    The derivative is taken as compiled by `jax.jit`. One in low precision is compared with the same program in
+    float64. One in float64 is computed 16 times with every rounding drawn at random; digits that part are
     lost. The digits are $-\log_{10}$ of the relative error, as a rule to within one: what
     happens to be rounded luckily is not told from what must be right. Errors of f itself
     (a solver's tolerance, a wrong derivative rule) are not seen: see `check_derivatives`.
@@ -98,7 +98,10 @@ def certify_digits(f: Callable[[Params], Any], x: Params, *, order: int = 1) -> 
         )
     wide = widened(f, (x,), None)
     reference = wide if wide is not None and given.eps > wide.eps else None
-    made = [_digits(given, reference, jax.grad)]
+    # In the dtypes of x itself: flattened, XLA would keep more digits than they hold.
+    gradient = [np.ravel(g) for g in jax.tree.leaves(jax.jit(jax.grad(f))(x))]
+    value = np.concatenate([g.astype(given.dtype) for g in gradient])
+    made = [_digits(given, reference, jax.grad, value)]
     if order == 2:
         made.append(_digits(given, reference, jax.hessian))
     whole, grad = made[0]
@@ -113,14 +116,18 @@ def certify_digits(f: Callable[[Params], Any], x: Params, *, order: int = 1) -> 
 
 
 def _digits(
-    given: Problem, reference: Problem | None, operator: Callable[..., Any]
+    given: Problem,
+    reference: Problem | None,
+    operator: Callable[..., Any],
+    value: np.ndarray | None = None,
 ) -> tuple[float, np.ndarray]:
     """Digits of a derivative by norm, and entry by entry."""
 
     def derivative(problem: Problem) -> Callable[[Any], Any]:
         return operator(lambda v: problem.call(v)[0])  # type: ignore[no-any-return]
 
-    value = np.asarray(jax.jit(derivative(given))(given.x))
+    if value is None:
+        value = np.asarray(jax.jit(derivative(given))(given.x))
     if reference is not None:
         with reference.precision():
             truth = np.asarray(jax.jit(derivative(reference))(reference.x))
@@ -132,7 +139,8 @@ def _digits(
     least = given.eps / 2  # digits beyond the dtype's own are luck
     with np.errstate(all="ignore"):
         relative = np.where(error == 0, 0.0, error / size)
-        whole = np.linalg.norm(error) / np.linalg.norm(size) if np.any(error) else 0.0
+        top = np.max(size, initial=0.0)  # so that no square overflows
+        whole = np.linalg.norm(error / top) / np.linalg.norm(size / top) if top else 0.0
     return float(_count(np.asarray(whole), least)), _count(relative, least)
 
 
@@ -156,7 +164,7 @@ def _check_output(f: Callable[[Params], Any], x: Params) -> None:
 def _shaped(flat: np.ndarray, problem: Problem, x: Params) -> PyTree:
     """Give the last axis the structure of x."""
     leaves = [
-        jnp.asarray(flat[..., leaf.cut].reshape(*flat.shape[:-1], *leaf.shape))
+        jnp.reshape(flat[..., leaf.cut], (*flat.shape[:-1], *leaf.shape))
         for leaf in problem.inputs
     ]
     return jax.tree.unflatten(jax.tree.structure(x), leaves)
@@ -167,5 +175,6 @@ def _blocks(matrix: np.ndarray, problem: Problem, x: Params) -> PyTree:
     rows = []
     for leaf in problem.inputs:
         block = _shaped(matrix[leaf.cut], problem, x)
-        rows.append(jax.tree.map(lambda b, s=leaf.shape: b.reshape(s + b.shape[1:]), block))
+        shape = leaf.shape
+        rows.append(jax.tree.map(lambda b, s=shape: jnp.reshape(b, s + b.shape[1:]), block))
     return jax.tree.unflatten(jax.tree.structure(x), rows)
