@@ -260,7 +260,9 @@ class TestArguments:
             assert not check_derivatives(lambda x: jnp.sum(half_square(x)), x).ok
 
     def test_argnums_leaves_the_others_fixed(self):
-        f = lambda x, y: jnp.sum(jnp.sin(x)) + jnp.sum(half_square(y))
+        def f(x, y):
+            return jnp.sum(jnp.sin(x)) + jnp.sum(half_square(y))
+
         assert check_derivatives(f, jnp.ones(2), jnp.ones(2), argnums=0).ok
         assert not check_derivatives(f, jnp.ones(2), jnp.ones(2), argnums=(1,)).ok
 
@@ -288,7 +290,9 @@ def test_assert_derivatives_raises_the_table():
 
 
 def test_the_plot_draws_the_remainders_of_the_wrong_leaf():
-    f = lambda a, b: jnp.sum(jnp.sin(a)) + jnp.sum(half_square(b))
+    def f(a, b):
+        return jnp.sum(jnp.sin(a)) + jnp.sum(half_square(b))
+
     report = check_derivatives(f, jnp.ones(2), jnp.ones(2))
     import matplotlib.pyplot as plt
 
@@ -298,7 +302,7 @@ def test_the_plot_draws_the_remainders_of_the_wrong_leaf():
         assert ax.get_title(loc="left") == "b: wrong"
         assert plot_check(report, leaf="a", ax=ax) is ax
         plt.close(ax.figure)
-    with pytest.raises(ValueError, match="Did you mean 'a'|must be one of"):
+    with pytest.raises(ValueError, match="`leaf` must be one of"):
         plot_check(report, leaf="c")
 
 

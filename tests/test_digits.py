@@ -79,7 +79,10 @@ def test_the_hessian_loses_more_digits_than_the_gradient():
 
 def test_the_hessian_has_the_structure_of_jax_hessian():
     x = {"a": jnp.ones(2), "b": jnp.ones((1, 3))}
-    f = lambda p: jnp.sum(p["a"] ** 3) * jnp.sum(p["b"] ** 2)
+
+    def f(p):
+        return jnp.sum(p["a"] ** 3) * jnp.sum(p["b"] ** 2)
+
     digits = certify_digits(f, x, order=2)
     shapes = jax.tree.map(jnp.shape, jax.hessian(f)(x))
     assert jax.tree.map(jnp.shape, digits.hessian) == shapes

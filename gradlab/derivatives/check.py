@@ -67,9 +67,10 @@ def check_derivatives(
         seed: Seed of the random directions.
 
     Returns:
-        The report; `str()` of it is a table, `.ok` whether all is right. It costs about 130
-        evaluations of f a leaf (of at most 24 groups of leaves), as many gradients for
-        order 2, and about 300 evaluations more for each factor of four to the entry of a fault.
+        The report; `str()` of it is a table, `.ok` whether all is right. It costs about
+        200 evaluations of f a leaf (of at most 24 groups of leaves), a hundred gradients a
+        leaf for order 2, and about 300 evaluations more for each factor of four on the way
+        to the entry of a fault.
 
     Raises:
         TypeError: If f cannot be traced by JAX, returns no floating array, or no argument

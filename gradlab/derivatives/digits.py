@@ -59,11 +59,12 @@ class Digits(NamedTuple):
 def certify_digits(f: Callable[[Params], Any], x: Params, *, order: int = 1) -> Digits:
     r"""Count the right decimal digits of `jax.grad(f)(x)`, and of `jax.hessian(f)(x)`.
 
-    The derivative is taken as compiled by `jax.jit`. One in low precision is compared with the same program in
-    float64. One in float64 is computed 16 times with every rounding drawn at random; digits that part are
-    lost. The digits are $-\log_{10}$ of the relative error, as a rule to within one: what
-    happens to be rounded luckily is not told from what must be right. Errors of f itself
-    (a solver's tolerance, a wrong derivative rule) are not seen: see `check_derivatives`.
+    The derivative is taken as compiled by `jax.jit`. One in low precision is compared with
+    the same program in float64. One in float64 is computed 16 times with every rounding
+    drawn at random; digits that part are lost. The digits are $-\log_{10}$ of the relative
+    error, as a rule to within one: what happens to be rounded luckily is not told from what
+    must be right. Errors of f itself (a solver's tolerance, a wrong derivative rule) are not
+    seen: see `check_derivatives`.
 
     Args:
         f: From a pytree of real floating leaves to a real scalar, made of JAX operations.

@@ -117,7 +117,16 @@ def _draw_expected(ax: Axes, curve: Remainder, order: int) -> None:
     chosen = np.flatnonzero(curve.trusted[order])
     if len(chosen) < 2:
         return
-    ends = curve.steps[[chosen[0], chosen[-1]]]
-    last = curve.remainders[order][chosen[-1]]
-    heights = last * (ends / ends[-1]) ** (order + 1)
-    ax.plot(ends, heights, color=QUIET, linewidth=1.0, linestyle=":", zorder=1)
+    first, last = curve.steps[chosen[0]], curve.steps[chosen[-1]]
+    height = curve.remainders[order][chosen[-1]]
+    if curve.noise > 0:  # no farther down than the rounding of f
+        first = max(first, last * (curve.noise / height) ** (1 / (order + 1)))
+    ends = np.array([first, last])
+    ax.plot(
+        ends,
+        height * (ends / last) ** (order + 1),
+        color=QUIET,
+        linewidth=1.0,
+        linestyle=":",
+        zorder=1,
+    )
