@@ -347,6 +347,15 @@ def test_a_step_into_nan_is_shortened_and_the_run_goes_on(method):
     assert np.all(np.isfinite(result.trace.loss[1:]))
 
 
+def test_a_step_into_nan_does_not_enter_a_methods_memory():
+    # Adam's first step, of 0.6 in each variable, leaves the domain.
+    method = gl.make("adam", learning_rate=0.6, schedule="exponential", num_steps=300)
+    result = gl.minimize(barrier, jnp.array([0.9, 0.5]), method, max_steps=400, gtol=1e-3)
+    assert result.success, result.message
+    assert result.nfev > result.nit + 1  # it was shortened
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(result.state))
+
+
 @pytest.mark.parametrize("method", SECOND_ORDER)
 def test_the_overflow_of_a_trial_step_is_shortened_too(method):
     result = gl.minimize(

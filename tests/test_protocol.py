@@ -201,6 +201,15 @@ def test_it_comes_last_in_a_chain_and_judges_by_the_true_gradient(factory):
     assert_close(params, MINIMUM, factor=1e8)
 
 
+@FACTORY
+def test_minimize_knows_it_behind_other_links_and_counts_its_calls(factory):
+    alone = gl.minimize(loss, START, factory(), max_steps=5)
+    behind = gl.minimize(loss, START, optax.chain(optax.clip(1e-3), factory()), max_steps=5)
+    assert_close(behind.x, alone.x)
+    for name in ("nfev", "ngev", "nhvp", "nhev"):
+        assert getattr(behind, name) == getattr(alone, name)
+
+
 def test_the_state_of_an_earlier_link_is_not_mistaken_for_the_runs():
     # A line search that is followed by a scaling led to another point than the run is at.
     method = optax.chain(optax.lbfgs(), optax.scale(0.5))
