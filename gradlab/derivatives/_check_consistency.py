@@ -76,7 +76,7 @@ def under_vmap(ev: Evaluator, first: First) -> tuple[list[Finding], str]:
             said = str(error).strip().partition("\n")[0]
             return [], f"vmap of f is not available: {said}"
     ev.calls += 4
-    tolerance = np.sqrt(ev.problem.eps)
+    tolerance = ev.closeness
     for row, (value, gradient) in enumerate(alone):
         noise = ev.problem.eps * np.max(first.slopes.noise[:, -1])
         bar = (tolerance + noise) * max(

@@ -40,7 +40,7 @@ def asymmetry(ev: Evaluator, first: First, trial: Trial) -> list[Finding]:
                 left, right = np.sum(one_way), np.sum(other_way)
                 size = np.sum(np.abs(one_way)) + np.sum(np.abs(other_way))
                 level = gradient @ (np.abs(lines[a]) + np.abs(lines[b]))
-            bar = np.sqrt(eps) * size + _ROUNDINGS * eps * level
+            bar = ev.closeness * size + _ROUNDINGS * eps * level
             if abs(left - right) > bar:
                 one, other = (first.groups[first.lines[trial.rows[i]].group] for i in (a, b))
                 numbers = float(left), float(right), float(bar)
@@ -79,7 +79,7 @@ def by_values(ev: Evaluator, first: First, trial: Trial) -> list[Finding]:
             gross = gap > _GROSS * max(size[i], abs(value[p]))
             if gap > 4 * error[p] and gross and not first.slopes.kink[p].any():
                 differing.append(i)
-        if len(differing) == len(mine) and differing:
+        if len(differing) == len(mine) and differing and first.states[number] != "wrong":
             i = differing[0]
             p = trial.rows[i]
             told.append(

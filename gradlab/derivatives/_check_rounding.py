@@ -120,7 +120,7 @@ class _Randomly:
             body, constants = getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
             return self.run(body, constants, operands)
         if name in ("cond", "while", "scan"):
-            return getattr(self, "_" + name)(params, operands)
+            return getattr(self, "_" + name)(equation, operands)
         if name in _ADDS:
             operands = [self.moved(v) for v in operands]
         primitive = equation.primitive
@@ -147,14 +147,15 @@ class _Randomly:
             exact = _significant(value) <= jnp.finfo(value.dtype).nmant // 2
         return _moved(value, exact, self.seed, np.uint32((self.salt * 0x85EBCA6B) & 0xFFFFFFFF))
 
-    def _cond(self, params: Any, operands: list[Any]) -> list[Any]:
+    def _cond(self, equation: Any, operands: list[Any]) -> list[Any]:
         branches = [
             lambda *args, b=branch: tuple(self.run(b.jaxpr, b.consts, args))
-            for branch in params["branches"]
+            for branch in equation.params["branches"]
         ]
         return list(jax.lax.switch(operands[0], branches, *operands[1:]))
 
-    def _while(self, params: Any, operands: list[Any]) -> list[Any]:
+    def _while(self, equation: Any, operands: list[Any]) -> list[Any]:
+        params = equation.params
         n, m = params["cond_nconsts"], params["body_nconsts"]
         seen, constants, state = operands[:n], operands[n : n + m], operands[n + m :]
         goes_on, body = params["cond_jaxpr"], params["body_jaxpr"]
@@ -168,8 +169,12 @@ class _Randomly:
             )
         )
 
-    def _scan(self, params: Any, operands: list[Any]) -> list[Any]:
-        n, m, body = params["num_consts"], params["num_carry"], params["jaxpr"]
+    def _scan(self, equation: Any, operands: list[Any]) -> list[Any]:
+        params, body = equation.params, equation.params["jaxpr"]
+        # What is stacked has an axis more outside than inside; JAX's own counts have moved.
+        inner = getattr(body, "jaxpr", body)
+        m = len(equation.outvars) - _stacked(equation.outvars, inner.outvars)
+        n = len(equation.invars) - m - _stacked(equation.invars, inner.invars)
         constants, state, rows = operands[:n], operands[n : n + m], operands[n + m :]
 
         def step(state: Any, row: Any) -> tuple[Any, Any]:
@@ -180,6 +185,12 @@ class _Randomly:
             step, state, rows, length=params["length"], reverse=params["reverse"]
         )
         return [*state, *stacked]
+
+
+def _stacked(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+    """Number of variables that are rows of an array inside a scan."""
+    pairs = zip(outside, inside, strict=True)
+    return sum(len(a.aval.shape) > len(b.aval.shape) for a, b in pairs)
 
 
 def _is_exact(name: str, operands: list[Any], result: Any, params: Any) -> Any:

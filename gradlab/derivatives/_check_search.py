@@ -118,21 +118,12 @@ def judge(
         known = (clear | kinked) & np.isfinite(error)
         resolved = dead | (near & np.isfinite(exact) & known)
         differs &= ~dead
-        agreement = np.where(dead, 0.0, (gap + error) / largest)
+        agreement = np.where(dead, 0.0, (gap + error) / np.maximum(largest, insignificant))
         return Judged(differs, resolved, gap / allowed, agreement)
 
 
 def stands(subject: Subject, direction: np.ndarray, x: np.ndarray) -> bool:
-    """Whether a line still differs when the rounding of autodiff has been measured.
-
-    The measurement is spared where the difference is plain: f is smooth to many digits and
-    the derivative has not even a few of them.
-    """
-    slopes = along(subject.sample, [direction], x, np.array([subject.center]), subject.eps)
-    exact, value, error = subject.exact(direction), slopes.value[1][0, 0], slopes.error[1][0, 0]
-    size = max(abs(exact), abs(value), subject.size(direction))
-    if error <= _SMOOTH * size and abs(exact - value) > _GROSS * size:
-        return True
+    """Whether a line still differs when the rounding of autodiff has been measured."""
     return bool(_excess(subject, [direction], x)[0] > 1)
 
 
@@ -212,11 +203,24 @@ def _judged(
     size: np.ndarray,
     slopes: Slopes,
 ) -> Judged:
-    """Judge one subject along some lines."""
-    spread = np.array([[subject.spread(d) if subject.spread else 0.0] for d in lines])
-    return judge(
-        exact, size, slopes, 1, subject.eps, subject.level, spread, 0.0, subject.closeness
-    )
+    """Judge one subject along some lines.
+
+    The rounding of autodiff takes long to measure. That is spared where nothing differs, or
+    where the difference is plain: f is smooth to many digits, and the derivative has not
+    even a few of them.
+    """
+
+    def judged(spread: np.ndarray | float) -> Judged:
+        eps, level = subject.eps, subject.level
+        return judge(exact, size, slopes, 1, eps, level, spread, 0.0, subject.closeness)
+
+    first = judged(0.0)
+    value, error = slopes.value[1], slopes.error[1]
+    largest = np.maximum(np.maximum(np.abs(exact), np.abs(value)), size)
+    plain = (error <= _SMOOTH * largest) & (np.abs(exact - value) > _GROSS * largest)
+    if subject.spread is None or not np.any(first.differs & ~plain):
+        return first
+    return judged(np.array([[subject.spread(d)] for d in lines]))
 
 
 def _excess(subject: Subject, lines: list[np.ndarray], x: np.ndarray) -> np.ndarray:

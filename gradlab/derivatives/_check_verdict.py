@@ -40,8 +40,8 @@ def make_report(
     findings = [*nonfinite_findings(ev, given, first), *first.findings]
     findings += elsewhere
     if second is not None:
-        named = {f.leaf for f in findings}
-        findings += [f for f in second.findings if f.leaf not in named]
+        named = {name for f in findings for name in f.leaf.split(", ")}
+        findings += [f for f in second.findings if not named & set(f.leaf.split(", "))]
     leaves = _leaf_verdicts(first, second, findings, order)
     states = [leaf.verdict for leaf in leaves]
     verdict = "wrong" if findings else merged(states)
