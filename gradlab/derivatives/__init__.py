@@ -1,0 +1,1 @@
+"""Operators on functions: autodiff, differences, checks; imported through `gradlab`."""
