@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-
-import gradlab as gl
 from minimizers_cases import SCALES, Answer, Case, Judgement, best_values, cases, judge
 from minimizers_solvers import MAX_STEPS, PEERS, compiled_bfgs, solver
+
+import gradlab as gl
 
 __all__ = ["Run", "main", "measure", "summary"]
 

@@ -15,9 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from minimizers_cases import Answer, Case
 
 import gradlab as gl
-from minimizers_cases import Answer, Case
 
 __all__ = ["MAX_STEPS", "PEERS", "Solve", "compiled_bfgs", "solver"]
 
@@ -108,7 +108,7 @@ def _scipy(method: str, case: Case) -> Solve:
 
 
 def compiled_bfgs(case: Case) -> Callable[[Any], Any]:
-    """optimistix's BFGS, compiled whole: a start to its solution."""
+    """Optimistix's BFGS, compiled whole: a start to its solution."""
     import optimistix
 
     tolerance = TOLERANCE[case.dtype]
@@ -127,7 +127,7 @@ def compiled_bfgs(case: Case) -> Callable[[Any], Any]:
 
 
 def _optimistix(case: Case) -> Solve:
-    """optimistix's BFGS. It evaluates a loss a step, and a gradient an accepted one."""
+    """Optimistix's BFGS. It evaluates a loss a step, and a gradient an accepted one."""
     run = compiled_bfgs(case)
 
     def solve(x0: Any) -> Answer:
@@ -141,7 +141,7 @@ def _optimistix(case: Case) -> Solve:
 
 
 def _optax(case: Case) -> Solve:
-    """optax's L-BFGS in the loop of its documentation."""
+    """Optax's L-BFGS in the loop of its documentation."""
     import optax
 
     search = optax.lbfgs()
