@@ -222,7 +222,7 @@ class TestWhatIsTold:
 
         report = check_derivatives(noisy, jnp.array([0.3, 0.7]), order=1)
         assert report.verdict == "cannot tell"
-        assert "bars are" in report.leaves[0].note or "no step" in report.leaves[0].note
+        assert "the bar is" in report.leaves[0].note or "no step" in report.leaves[0].note
 
     def test_a_non_finite_value_is_located(self):
         report = check_derivatives(lambda x: jnp.log(x - 2.0), jnp.asarray(1.0))

@@ -1,4 +1,4 @@
-"""The same derivatives under vmap and jit, in the dtypes that were given."""
+"""The derivatives as they are used: under vmap and jit, and to how many digits."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ from gradlab.derivatives._check_first import First
 from gradlab.derivatives._check_problem import Problem
 from gradlab.derivatives._check_report import Finding
 
-__all__ = ["given_gradient", "under_jit", "under_vmap"]
+__all__ = ["digit_notes", "given_gradient", "leaf_digits", "under_jit", "under_vmap"]
 
 # The second point of a batch: each entry moved by this part of itself.
 _APART = 2.0**-10
+# Operations of a gradient beyond which its randomly rounded runs would take the longest part
+# of a check; `certify_digits` takes that time.
+_LONGEST = 150
+# Autodiff and differences that share half of all digits, and this part of one more, leave
+# no digits to look for.
+_SHARED = 0.1
 
 
 def under_jit(
@@ -62,20 +68,18 @@ def under_vmap(ev: Evaluator, first: First) -> tuple[list[Finding], str]:
         if ev.reverse is None:
             return jax.value_and_grad(total)(x)
         if ev.forward is None:
-            direction = first.lines[0].direction
-            value, slope = jax.jvp(total, (x,), (direction,))
+            value, slope = jax.jvp(total, (x,), (first.lines[0].direction,))
             return value, slope[None]
         return total(x), jnp.zeros_like(x)
 
     with ev.problem.precision():
-        one = jax.jit(both)
-        alone = [[np.asarray(a) for a in one(x)] for x in points]
         try:
             values, gradients = map(np.asarray, jax.jit(jax.vmap(both))(points))
         except Exception as error:
             said = str(error).strip().partition("\n")[0]
             return [], f"vmap of f is not available: {said}"
-    ev.calls += 4
+    alone = [_alone(ev, first, x) for x in points]
+    ev.calls += 2
     tolerance = ev.closeness
     for row, (value, gradient) in enumerate(alone):
         noise = ev.problem.eps * np.max(first.slopes.noise[:, -1])
@@ -88,6 +92,21 @@ def under_vmap(ev: Evaluator, first: First) -> tuple[list[Finding], str]:
         if told:
             return told, ""
     return [], ""
+
+
+def _alone(ev: Evaluator, first: First, x: np.ndarray) -> tuple[float, np.ndarray]:
+    """Value and gradient, or slope, of the last combination at one point."""
+    weights = first.columns.rows[-1]
+
+    def total(outputs: np.ndarray) -> Any:
+        return np.sum(np.where(weights != 0, weights * outputs, 0))
+
+    value = float(total(ev.value(x)))
+    if ev.reverse is None:
+        return value, ev.vjp(weights, x)
+    if ev.forward is None:
+        return value, np.array([total(ev.jvp(first.lines[0].direction, x))])
+    return value, np.zeros_like(x)
 
 
 def _gradients(
@@ -135,3 +154,57 @@ def given_gradient(given: Problem, weights: np.ndarray) -> np.ndarray | None:
         return np.asarray(jax.jit(jax.grad(total))(given.x))
     except Exception:  # no reverse mode in this precision
         return None
+
+
+def leaf_digits(ev: Evaluator, given: Problem, first: First) -> dict[str, float]:
+    """Right decimal digits of the gradient of the last combination, leaf by leaf, by norm.
+
+    In a low precision the gradient is held against the one in float64. In float64 there are
+    as many as autodiff and differences share; where those are few, the spread of randomly
+    rounded runs tells.
+    """
+    assert first.gradients is not None
+    weights, gradient = first.columns.rows[-1], first.gradients[-1]
+    most = _most(given)
+    if ev.problem.wide and given.eps > ev.problem.eps:
+        computed = given_gradient(given, weights)
+        if computed is None:
+            return {}
+        error = np.abs(computed.astype(np.float64) - gradient)
+    elif max(first.agreement) <= _SHARED * np.sqrt(given.eps):
+        groups = zip(first.groups, first.agreement, strict=True)
+        return {leaf.name: _count(part, most) for group, part in groups for leaf in group}
+    elif ev.gradient_length() <= _LONGEST:
+        error = ev.gradient_spread(weights)
+    else:
+        return {}
+    digits = {}
+    for leaf in ev.problem.inputs:
+        top = float(np.max(np.abs(gradient[leaf.cut]), initial=0.0))
+        if top > 0:
+            lengths = [np.linalg.norm(part[leaf.cut] / top) for part in (error, gradient)]
+            digits[leaf.name] = _count(float(lengths[0] / lengths[1]), most)
+    return digits
+
+
+def _most(given: Problem) -> float:
+    """Decimal digits that the dtype of a problem holds."""
+    return float(-np.log10(max(given.eps, float(np.finfo(np.float64).eps)) / 2))
+
+
+def _count(error: float, most: float) -> float:
+    """Decimal digits of a relative error: none where it is not below 1."""
+    if not np.isfinite(error):
+        return 0.0
+    return float(np.clip(-np.log10(max(error, 10**-most)), 0.0, most))
+
+
+def digit_notes(digits: dict[str, float], given: Problem) -> list[str]:
+    """Report the leaves that have lost half of their digits."""
+    most = _most(given)
+    return [
+        f"the gradient of {leaf.name} has lost digits to rounding: {digits[leaf.name]:.1f} of "
+        f"{most:.1f} are right."
+        for leaf in given.inputs
+        if digits.get(leaf.name, most) < most / 2
+    ]

@@ -66,17 +66,17 @@ class Evaluator:
         with self.problem.precision():
             return np.asarray(function(*args))
 
-    def value(self) -> np.ndarray:
-        """f(x), shape (m,)."""
-        return self._run(self._value, self.x)
+    def value(self, at: np.ndarray | None = None) -> np.ndarray:
+        """f(x), shape (m,), at the point or another."""
+        return self._run(self._value, self.x if at is None else at)
 
-    def jvp(self, direction: np.ndarray) -> np.ndarray:
-        """J d, shape (m,)."""
-        return self._run(self._jvp, self.x, direction)
+    def jvp(self, direction: np.ndarray, at: np.ndarray | None = None) -> np.ndarray:
+        """J d, shape (m,), at the point or another."""
+        return self._run(self._jvp, self.x if at is None else at, direction)
 
-    def vjp(self, weights: np.ndarray) -> np.ndarray:
-        """Gradient of weights · f, shape (n,)."""
-        return self._run(self._vjp, self.x, weights)
+    def vjp(self, weights: np.ndarray, at: np.ndarray | None = None) -> np.ndarray:
+        """Gradient of weights · f, shape (n,), at the point or another."""
+        return self._run(self._vjp, self.x if at is None else at, weights)
 
     def hvp(self, weights: np.ndarray, direction: np.ndarray) -> np.ndarray:
         """Product of the Hessian of weights · f with d, shape (n,)."""

@@ -1,4 +1,4 @@
-"""Find the equation in which a derivative became NaN or infinite, and name the trap."""
+"""Derivatives that are NaN or infinite: where they became so, and the trap by its name."""
 
 from __future__ import annotations
 
@@ -8,14 +8,76 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradlab.derivatives._check_consistency import given_gradient
 from gradlab.derivatives._check_evaluate import Evaluator
+from gradlab.derivatives._check_first import First
+from gradlab.derivatives._check_lines import unit
+from gradlab.derivatives._check_problem import Leaf, Problem
 from gradlab.derivatives._check_program import Step, program_of, walk
+from gradlab.derivatives._check_report import Finding
+from gradlab.derivatives._check_search import Subject, visit
 from gradlab.derivatives._leaves import is_complex
 
-__all__ = ["nonfinite_cause", "value_cause"]
+__all__ = ["nonfinite_findings", "value_cause"]
 
 
-def nonfinite_cause(ev: Evaluator, weights: np.ndarray) -> str:
+def nonfinite_findings(ev: Evaluator, given: Problem, first: First) -> list[Finding]:
+    """One finding for each leaf with a derivative that is NaN or infinite."""
+    bad, gradient, weights = first.nonfinite, None, first.columns.rows[-1]
+    if not np.any(bad) and ev.problem.wide and ev.reverse is None:
+        gradient = given_gradient(given, weights)
+        bad = bad if gradient is None else ~np.isfinite(gradient)
+    if not np.any(bad):
+        return []
+    if gradient is not None:
+        cause = f"not finite in {given.inputs[0].dtype}, finite in float64"
+    else:
+        cause = ""
+        for row in first.columns.rows:
+            if np.any(~np.isfinite(ev.vjp(row))):
+                cause = _cause(ev, row)
+                weights = row
+                break
+        gradient = ev.vjp(weights)
+    leaves = [leaf for leaf in ev.problem.inputs if np.any(bad[leaf.cut])]
+    found = [_nonfinite(ev, first, leaf, gradient, weights, cause) for leaf in leaves]
+    # An infinite slope that differences cannot contradict may be the truth, as sqrt's at 0.
+    return [f for f in found if not np.isinf(f.autodiff) or f.bar <= abs(f.difference)]
+
+
+def _nonfinite(
+    ev: Evaluator, first: First, leaf: Leaf, gradient: Any, weights: Any, cause: str
+) -> Finding:
+    """Measure what the derivative should be where it is not finite."""
+    inside = ~np.isfinite(gradient[leaf.cut])
+    i = leaf.cut.start + int(np.argmax(inside))
+    center = float(np.sum(np.where(weights != 0, weights * ev.value(), 0)))
+    subject = Subject(
+        lambda d: 0.0,
+        lambda d: 0.0,
+        lambda d, t: ev.line(d, t, weights[None]),
+        center,
+        ev.problem.eps,
+        abs(center),
+        ev.closeness,
+    )
+    entry = visit(subject, i, float(unit(ev.x, leaf, i)[i]), ev.x)
+    count = int(np.sum(inside))
+    cause = f"{cause} ({count} entries)" if count > 1 else cause
+    return Finding(
+        leaf.name,
+        leaf.place(i),
+        "",
+        1,
+        "reverse mode",
+        float(gradient[i]),
+        entry.value,
+        entry.error,
+        cause,
+    )
+
+
+def _cause(ev: Evaluator, weights: np.ndarray) -> str:
     """Say where the gradient of weights · f became NaN or infinite."""
     with ev.problem.precision(), np.errstate(all="ignore"):
 

@@ -104,7 +104,8 @@ class CheckReport:
             that are not available, lost digits.
         remainders: Taylor remainders, one for each leaf (or group of leaves).
         order: The highest order that was checked.
-        digits: Right decimal digits of the gradient as computed, NaN where not known.
+        digits: Right decimal digits of the gradient as computed: as many as autodiff and
+            differences share, measured otherwise where those are few; NaN where not known.
         calls: Evaluations of f and of its derivatives.
     """
 
@@ -147,12 +148,14 @@ class CheckReport:
 
     def _leaf_rows(self) -> list[list[str]]:
         orders = range(1, self.order + 1)
-        rows = [["leaf", "shape", "verdict", *(f"order {o}" for o in orders), "slopes", ""]]
-        slopes = {r.leaf: r.slopes for r in self.remainders}
+        expected = " ".join(str(o + 1) for o in orders)
+        rows = [["leaf", "shape", "verdict", *(f"order {o} agrees" for o in orders)]]
+        rows[0] += [f"slopes ({expected} if right)", ""]
+        measured = {r.leaf: r.slopes for r in self.remainders}
         shown = sorted(self.leaves, key=lambda v: _GRAVITY.index(v.verdict))[: 2 * _ROWS]
         for leaf in shown:
             agreed = [_agreement(leaf.agreement.get(o)) for o in orders]
-            slope = " ".join(_slope(s) for s in slopes.get(leaf.leaf, {}).values())
+            slope = " ".join(_slope(s) for s in measured.get(leaf.leaf, {}).values())
             rows.append([leaf.leaf, str(leaf.shape), leaf.verdict, *agreed, slope, leaf.note])
         return rows
 
@@ -173,7 +176,7 @@ def number(value: float) -> str:
 def _agreement(value: float | None) -> str:
     if value is None or not np.isfinite(value):
         return "-"
-    return f"to {value:.1e}"
+    return f"to {value:.1e}" if value else "exactly"
 
 
 def _slope(value: float) -> str:

@@ -14,7 +14,17 @@ import numpy as np
 
 from gradlab.derivatives._check_differences import Slopes, along
 
-__all__ = ["Entry", "Judged", "Subject", "close", "judge", "localise", "stands", "visit"]
+__all__ = [
+    "Entry",
+    "Judged",
+    "Subject",
+    "close",
+    "judge",
+    "localise",
+    "measured",
+    "stands",
+    "visit",
+]
 
 # A difference is off by more than its bar promises only by accident; twice is not.
 _BARS = 2.0
@@ -185,6 +195,12 @@ def visit(subject: Subject, index: int, scale: float, x: np.ndarray) -> Entry:
     values = (exact[0, 0], slopes.value[1][0, 0], slopes.error[1][0, 0])
     scaled = [float(v / scale) for v in values]
     return Entry(index, scaled[0], scaled[1], abs(scaled[2]))
+
+
+def measured(subject: Subject, direction: np.ndarray, x: np.ndarray) -> tuple[float, float]:
+    """Derivative along a line by differences, and its bar."""
+    slopes = along(subject.sample, [direction], x, np.array([subject.center]), subject.eps)
+    return float(slopes.value[1][0, 0]), float(slopes.error[1][0, 0])
 
 
 def _measure(

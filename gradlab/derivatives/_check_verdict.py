@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from gradlab.derivatives import _check_consistency as consistency
-from gradlab.derivatives._check_digits import digit_notes, leaf_digits
+from gradlab.derivatives._check_consistency import digit_notes, leaf_digits
 from gradlab.derivatives._check_evaluate import Evaluator
 from gradlab.derivatives._check_first import First
-from gradlab.derivatives._check_lines import unit
-from gradlab.derivatives._check_nonfinite import nonfinite_cause, value_cause
+from gradlab.derivatives._check_laws import remainders
+from gradlab.derivatives._check_nonfinite import nonfinite_findings, value_cause
 from gradlab.derivatives._check_problem import Leaf, Problem
 from gradlab.derivatives._check_program import out_of_range
-from gradlab.derivatives._check_remainders import remainders
 from gradlab.derivatives._check_report import CheckReport, Finding, LeafVerdict, merged
-from gradlab.derivatives._check_search import Subject, visit
 from gradlab.derivatives._check_second import Second
 
 __all__ = ["make_report"]
@@ -42,12 +37,12 @@ def make_report(
     if second is not None:
         named = {name for f in findings for name in f.leaf.split(", ")}
         findings += [f for f in second.findings if not named & set(f.leaf.split(", "))]
-    leaves = _leaf_verdicts(first, second, findings, order)
+    leaves = _leaf_verdicts(ev, first, second, findings, order)
     states = [leaf.verdict for leaf in leaves]
     verdict = "wrong" if findings else merged(states)
     digits = {}
     if first.gradients is not None and not np.any(first.nonfinite):
-        digits = leaf_digits(ev, given, first.columns.rows[-1], first.gradients[-1])
+        digits = leaf_digits(ev, given, first)
     modes = [*digit_notes(digits, given), *_mode_notes(ev), *_output_notes(ev, first)]
     curves = remainders(
         first, second.curvatures if second else {}, len(first.center) - 1, ev.problem.eps
@@ -64,104 +59,52 @@ def make_report(
     )
 
 
-def nonfinite_findings(ev: Evaluator, given: Problem, first: First) -> list[Finding]:
-    """One finding for each leaf with a derivative that is NaN or infinite."""
-    bad, gradient, weights = first.nonfinite, None, first.columns.rows[-1]
-    if not np.any(bad) and ev.problem.wide and ev.reverse is None:
-        gradient = consistency.given_gradient(given, weights)
-        bad = bad if gradient is None else ~np.isfinite(gradient)
-    if not np.any(bad):
-        return []
-    if gradient is not None:
-        cause = f"not finite in {given.inputs[0].dtype}, finite in float64"
-    else:
-        cause = ""
-        for row in first.columns.rows:
-            if np.any(~np.isfinite(ev.vjp(row))):
-                cause = nonfinite_cause(ev, row)
-                weights = row
-                break
-        gradient = ev.vjp(weights)
-    leaves = [leaf for leaf in ev.problem.inputs if np.any(bad[leaf.cut])]
-    found = [_nonfinite(ev, first, leaf, gradient, weights, cause) for leaf in leaves]
-    # An infinite slope that differences cannot contradict may be the truth, as sqrt's at 0.
-    return [f for f in found if not np.isinf(f.autodiff) or f.bar <= abs(f.difference)]
-
-
-def _nonfinite(
-    ev: Evaluator, first: First, leaf: Leaf, gradient: Any, weights: Any, cause: str
-) -> Finding:
-    """Measure what the derivative should be where it is not finite."""
-    inside = ~np.isfinite(gradient[leaf.cut])
-    i = leaf.cut.start + int(np.argmax(inside))
-    center = float(np.sum(np.where(weights != 0, weights * ev.value(), 0)))
-    subject = Subject(
-        lambda d: 0.0,
-        lambda d: 0.0,
-        lambda d, t: ev.line(d, t, weights[None]),
-        center,
-        ev.problem.eps,
-        abs(center),
-        ev.closeness,
-    )
-    entry = visit(subject, i, float(unit(ev.x, leaf, i)[i]), ev.x)
-    count = int(np.sum(inside))
-    cause = f"{cause} ({count} entries)" if count > 1 else cause
-    return Finding(
-        leaf.name,
-        leaf.place(i),
-        "",
-        1,
-        "reverse mode",
-        float(gradient[i]),
-        entry.value,
-        entry.error,
-        cause,
-    )
-
-
 def _leaf_verdicts(
-    first: First, second: Second | None, findings: list[Finding], order: int
+    ev: Evaluator, first: First, second: Second | None, findings: list[Finding], order: int
 ) -> list[LeafVerdict]:
     """Give every leaf its verdict."""
     blamed = {name for f in findings for name in f.leaf.split(", ")}
     made = []
     for g, group in enumerate(first.groups):
-        states = [first.states[g]] + ([second.states[g]] if second else [])
+        later = [second.states[g]] if second else ["cannot tell"] * (order - 1)
         agreement = {1: first.agreement[g]}
         if order == 2:
             agreement[2] = second.agreement[g] if second else float("inf")
-            if second is None:
-                states.append("cannot tell")
         for leaf in group:
+            # Leaves beside a wrong one were tried again at first order alone.
+            states = [first.rest.get(leaf.name, first.states[g]), *later]
             if leaf.name in blamed:
                 state = "wrong"
-            elif "wrong" in states:
-                state = "cannot tell" if len(group) > 1 else merged(states)
+            elif "wrong" in states and len(group) > 1:
+                state = "cannot tell"
             else:
                 state = merged(states)
-            if np.any(first.nonfinite[leaf.cut]) and state == "right":
-                state = "cannot tell"
-            note = _leaf_note(first, g, leaf, state)
+            lost = bool(np.any(first.nonfinite[leaf.cut]))
+            state = "cannot tell" if lost and state == "right" else state
+            note = _leaf_note(first, g, leaf, lost)
+            if state == "cannot tell" and not lost:
+                beside = "wrong" in states
+                why = (
+                    "tried together with a leaf that is wrong" if beside else _why(ev, first, g)
+                )
+                note = "; ".join(filter(None, [note, why]))
             made.append(LeafVerdict(leaf.name, leaf.shape, state, agreement, note))
     return made
 
 
-def _leaf_note(first: First, group: int, leaf: Leaf, state: str) -> str:
+def _leaf_note(first: First, group: int, leaf: Leaf, lost: bool) -> str:
     """Say what else is to be said about a leaf."""
     words = []
     if leaf.name in first.dead:
         words.append("f does not depend on it here")
     if group in first.kinks:
         words.append("a kink at this point: autodiff lies between the two slopes")
-    if np.any(first.nonfinite[leaf.cut]):
+    if lost:
         words.append("autodiff is NaN or infinite here")
-    elif state == "cannot tell":
-        words.append(_why(first, group))
     return "; ".join(words)
 
 
-def _why(first: First, group: int) -> str:
+def _why(ev: Evaluator, first: First, group: int) -> str:
     """Say how large the noise or the bar is that hides the derivative."""
     rows = [p for p, line in enumerate(first.lines) if line.group == group]
     with np.errstate(all="ignore"):
@@ -170,11 +113,14 @@ def _why(first: First, group: int) -> str:
     noise = first.noisy[group]
     if share < _SHORT:
         words = "the difference lies within the rounding of autodiff"
-    elif np.isfinite(share) and share > 0:
-        words = f"bars are {share:.1g} of the derivative"
+    elif share < 1:
+        words = f"the bar is {100 * share:.3g} % of the derivative"
+    elif np.isfinite(share):
+        words = "the bar is as large as the derivative"
     else:
         words = "no step at which f looks smooth"
-    return words + (f", noise {noise:.1g} roundings" if noise > _NOTABLE_NOISE else "")
+    jitter = f", f is noisy by {noise * ev.problem.eps:.1g} of its size"
+    return words + (jitter if noise > _NOTABLE_NOISE else "")
 
 
 def _mode_notes(ev: Evaluator) -> list[str]:
@@ -198,7 +144,7 @@ def _output_notes(ev: Evaluator, first: First) -> list[str]:
         )
     noise = max(first.noisy, default=0.0)
     if noise > _NOTABLE_NOISE and np.isfinite(noise):
-        notes.append(f"f is noisy: about {noise:.1g} times its rounding.")
+        notes.append(f"f is noisy: by about {noise * ev.problem.eps:.1g} of its size.")
     if not ev.problem.wide:
         notes.append(
             f"f does not accept float64: it was checked as given, in {ev.problem.dtype}, with "
