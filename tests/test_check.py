@@ -215,6 +215,17 @@ class TestWhatIsTold:
         assert any("lost digits" in note for note in report.notes)
         assert 2 < report.digits < 6
 
+    def test_digits_that_are_there_are_not_missed(self):
+        report = check_derivatives(lambda x: jnp.sum(jnp.exp(x)), jnp.arange(3.0))
+        assert report.digits > 13
+        assert not any("lost digits" in note for note in report.notes)
+
+    def test_digits_lost_in_float32_are_told(self):
+        x = jnp.asarray(1e-2, jnp.float32)
+        report = check_derivatives(lambda x: (1 - jnp.cos(x)) / x**2, x)
+        assert any("of 7.2 are right" in note for note in report.notes)
+        assert report.digits < 3
+
     def test_noise_above_the_derivative_is_not_called_a_fault(self):
         def noisy(x):
             hidden = jax.lax.stop_gradient(x)
@@ -243,6 +254,25 @@ class TestManyEntries:
         report = check_derivatives(lambda x: jnp.sum(wrong(x)), x)
         assert [f.index for f in report.findings] == [(31415,)]
         assert report.calls < 6000
+
+
+class TestManyLeaves:
+    @staticmethod
+    def report(wrong):
+        """Forty-eight scalars, which are tried two by two, and some of wrong derivative."""
+
+        def f(p):
+            return sum((half_square if i in wrong else jnp.sin)(v) for i, v in enumerate(p))
+
+        return check_derivatives(f, [jnp.asarray(0.1 * i + 0.5) for i in range(48)], order=1)
+
+    def test_a_leaf_beside_a_wrong_one_gets_its_own_verdict(self):
+        verdicts = [leaf.verdict for leaf in self.report({10}).leaves]
+        assert verdicts == ["wrong" if i == 10 else "right" for i in range(48)]
+
+    def test_two_wrong_leaves_side_by_side_are_both_named(self):
+        verdicts = [leaf.verdict for leaf in self.report({10, 11}).leaves]
+        assert verdicts == ["wrong" if i in (10, 11) else "right" for i in range(48)]
 
 
 class TestArguments:
@@ -300,6 +330,7 @@ def test_the_plot_draws_the_remainders_of_the_wrong_leaf():
         warnings.simplefilter("error")
         ax = plot_check(report)
         assert ax.get_title(loc="left") == "b: wrong"
+        assert any("slope 1.0 (2 if right)" in line.get_label() for line in ax.get_lines())
         assert plot_check(report, leaf="a", ax=ax) is ax
         plt.close(ax.figure)
     with pytest.raises(ValueError, match="`leaf` must be one of"):

@@ -74,7 +74,9 @@ def check_first(ev: Evaluator, rng: np.random.Generator, order: int) -> First:
         line.direction[nonfinite] = 0
     tried = _tried(ev, columns, outputs, gradients, lines, tuple(range(1, order + 1)))
     rows = [[p for p, line in enumerate(lines) if line.group == g] for g in range(len(groups))]
-    findings, states, rest = [], [], {}
+    findings: list[Finding] = []
+    states: list[str] = []
+    rest: dict[str, str] = {}
     for mine, group in zip(rows, groups, strict=True):
         told = faults(ev, tried, mine, group)
         states.append("wrong" if told else _state(tried.judged, mine))

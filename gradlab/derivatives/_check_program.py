@@ -14,6 +14,7 @@ from jax.extend.core import Literal, jaxpr_as_fun
 from gradlab.derivatives._check_problem import Problem
 
 __all__ = [
+    "CALLS",
     "Step",
     "evaluated_twice",
     "frozen",
@@ -39,6 +40,7 @@ _RULES = {
     "custom_vjp_call": "call_jaxpr",
     "custom_vjp_call_jaxpr": "fun_jaxpr",
 }
+CALLS = {**_GROUPS, **_RULES}
 _INDEXING = ("gather", "dynamic_slice", "dynamic_update_slice", "scatter")
 _LIBRARIES = tuple(
     os.path.dirname(os.path.abspath(p)) + os.sep for p in (jax.__file__, np.__file__, __file__)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal, jaxpr_as_fun
 
+from gradlab.derivatives._check_program import CALLS
 from gradlab.derivatives._leaves import is_complex
 
 __all__ = ["length", "rounding_spread"]
@@ -50,18 +51,6 @@ _ADDS = frozenset(
     reduce_prod reduce_sum reduce_window_sum scatter-add scatter_add svd triangular_solve
     """.split()  # noqa: SIM905 - a list of names, not of lines
 )
-_CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "checkpoint": "jaxpr",
-    "remat": "jaxpr",
-    "remat2": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
-}
 
 
 def rounding_spread(
@@ -115,8 +104,8 @@ class _Randomly:
     def apply(self, equation: Any, operands: list[Any]) -> list[Any]:
         """Evaluate one equation."""
         name, params = equation.primitive.name, equation.params
-        if name in _CALLS:
-            inner = params[_CALLS[name]]
+        if name in CALLS:
+            inner = params[CALLS[name]]
             body, constants = getattr(inner, "jaxpr", inner), getattr(inner, "consts", ())
             return self.run(body, constants, operands)
         if name in ("cond", "while", "scan"):
@@ -244,7 +233,7 @@ def length(jaxpr: Any) -> int:
     """Number of equations, calls entered."""
     total = 0
     for equation in jaxpr.eqns:
-        name = _CALLS.get(equation.primitive.name)
+        name = CALLS.get(equation.primitive.name)
         inner = equation.params[name] if name else None
         total += length(getattr(inner, "jaxpr", inner)) if name else 1
     return total
@@ -253,7 +242,7 @@ def length(jaxpr: Any) -> int:
 def _loops(jaxpr: Any) -> bool:
     """Whether there is control flow, calls entered."""
     for equation in jaxpr.eqns:
-        name = _CALLS.get(equation.primitive.name)
+        name = CALLS.get(equation.primitive.name)
         inner = equation.params[name] if name else None
         if equation.primitive.name in ("cond", "while", "scan"):
             return True

@@ -15,6 +15,9 @@ __all__ = ["plot_check"]
 
 _COLOURS = {1: BLUE, 2: VERMILLION}
 _NAMES = {1: "less the gradient", 2: "less the Hessian too"}
+# The remainder less both may lie on that less the gradient: it is drawn within it.
+_SIZES = {1: 6.0, 2: 3.5}
+_GRAVITY = ("wrong", "cannot tell", "right", "not told")
 
 
 def plot_check(report: CheckReport, *, leaf: str | None = None, ax: Axes | None = None) -> Axes:
@@ -27,8 +30,8 @@ def plot_check(report: CheckReport, *, leaf: str | None = None, ax: Axes | None 
 
     Args:
         report: What `check_derivatives` returned.
-        leaf: Name of the leaf (or group of leaves) to draw; by default the first that is
-            wrong, or else the first.
+        leaf: Name of the leaf (or group of leaves) to draw; by default one of the gravest
+            verdict, of these the one with most points to trust.
         ax: Axes to draw on; by default those of a new figure.
 
     Returns:
@@ -53,11 +56,12 @@ def plot_check(report: CheckReport, *, leaf: str | None = None, ax: Axes | None 
     for order, values in curve.remainders.items():
         shown = (values > 0) & (curve.steps > 0)
         slope = curve.slopes[order]
-        label = f"{_NAMES[order]}: slope {'-' if np.isnan(slope) else f'{slope:.1f}'}"
+        found = "no slope" if np.isnan(slope) else f"slope {slope:.1f}"
+        label = f"{_NAMES[order]}: {found} ({order + 1} if right)"
         lines += _draw(ax, curve, order, shown, label)
         _draw_expected(ax, curve, order)
     if curve.noise > 0:
-        draw_level(ax, curve.noise, "rounding of f", style="--")
+        draw_level(ax, curve.noise, "noise of f", style="--")
     ax.set_xlabel("step")
     ax.set_ylabel("Taylor remainder")
     title(ax, f"{curve.leaf}: {_verdict(report, curve)}")
@@ -71,8 +75,12 @@ def _chosen(report: CheckReport, leaf: str | None) -> Remainder:
     if not curves:
         raise ValueError("`report` holds no Taylor remainders: f was not finite here.")
     if leaf is None:
-        wrong = [r for r in curves.values() if _verdict(report, r) == "wrong"]
-        return (wrong or list(curves.values()))[0]
+
+        def interest(curve: Remainder) -> tuple[int, int]:
+            points = sum(int(np.sum(trusted)) for trusted in curve.trusted.values())
+            return _GRAVITY.index(_verdict(report, curve)), -points
+
+        return min(curves.values(), key=interest)
     if leaf not in curves:
         raise ValueError(
             f"`leaf` must be one of {sorted(curves)}, got {leaf!r}.{nearest(leaf, curves)}"
@@ -84,7 +92,7 @@ def _verdict(report: CheckReport, curve: Remainder) -> str:
     """The gravest verdict of the leaves of one curve."""
     names = curve.leaf.split(", ")
     states = {v.verdict for v in report.leaves if v.leaf in names}
-    return next((s for s in ("wrong", "cannot tell", "right") if s in states), "not told")
+    return next((s for s in _GRAVITY if s in states), "not told")
 
 
 def _draw(ax: Axes, curve: Remainder, order: int, shown: np.ndarray, label: str) -> list[Any]:
@@ -96,7 +104,7 @@ def _draw(ax: Axes, curve: Remainder, order: int, shown: np.ndarray, label: str)
         color=color,
         linewidth=1.2,
         marker="o",
-        markersize=4,
+        markersize=_SIZES[order],
         markerfacecolor="white",
         label=label,
     )
@@ -106,7 +114,7 @@ def _draw(ax: Axes, curve: Remainder, order: int, shown: np.ndarray, label: str)
         curve.remainders[order][both],
         color=color,
         marker="o",
-        markersize=4,
+        markersize=_SIZES[order],
         linestyle="none",
     )
     return list(lines)
