@@ -18,11 +18,17 @@ import optax
 
 from gradlab import _stopping as stopping
 from gradlab._checks import scalar_loss
-from gradlab._stopping import Counts, Numbers, Problem
+from gradlab._stopping import Counts, Numbers, Precision, Problem
 from gradlab._tree import inner, max_abs, norm, select, working_dtype
 from gradlab._typing import AnyArray, Array, Params
+from gradlab.derivatives._leaves import eps_of
 from gradlab.derivatives.with_derivative import with_derivative
-from gradlab.optimizers._protocol import calls_made, follows_curvature, value_and_grad_in
+from gradlab.optimizers._protocol import (
+    calls_made,
+    follows_curvature,
+    looks_at_rest,
+    value_and_grad_in,
+)
 from gradlab.result import Status
 
 __all__ = ["Carry", "Program", "advance", "auxiliary", "begin", "rewind", "stopped"]
@@ -51,6 +57,15 @@ class Program:
         value = self._value()
         per_gradient = value.gradient_evaluations(params)
         return (per_gradient, value.hvp_evaluations(params)) if per_gradient else None
+
+    def precision(self, params: Params, loss_dtype: Any) -> Precision:
+        """Relative rounding errors of the loss and of its gradient."""
+        loss = max(eps_of(loss_dtype), eps_of(working_dtype(params)))
+        coarsest = max((leaf.dtype for leaf in jax.tree.leaves(params)), key=eps_of)
+        grad = eps_of(coarsest)
+        if self.difference_costs(params) is not None:
+            grad = max(grad, self._value().gradient_noise(coarsest))
+        return Precision(loss, grad)
 
     def _value(self) -> Any:
         """The loss without its auxiliary output, its derivative rule installed."""
@@ -109,9 +124,9 @@ def begin(program: Program, problem: Problem, x0: Params, state: Any = None) -> 
         state = program.method.build(problem.hyperparams).init(x0)
     state = jax.tree.map(_strongly_typed, state)
     dtype = jnp.promote_types(value.dtype, working_dtype(x0))
-    start_finite = jnp.isfinite(max_abs(x0))
+    size = norm(x0).astype(dtype)
     numbers, counts = stopping.start(
-        problem, value.astype(dtype), max_abs(grad).astype(dtype), start_finite,
+        problem, value.astype(dtype), max_abs(grad).astype(dtype), size,
         settled_by_gradient=not follows_curvature(state),
     )  # fmt: skip
     row = stopping.row(numbers, jnp.zeros((), dtype))
@@ -200,24 +215,29 @@ def _iterate(program: Program, problem: Problem, carry: Carry, active: Array) ->
     keywords: dict[str, Any] = {"value": value, "grad": carry.grad, "value_fn": value_fn}
     if problem.noise is not None and follows_curvature(carry.state):
         keywords["noise"] = problem.noise
+    if looks_at_rest(carry.state):
+        keywords["at_rest"] = Counts.of(carry.counts).pending >= 0
     updates, state = method.update(carry.grad, carry.state, carry.params, **keywords)
     state = jax.tree.map(lambda n, o: jnp.asarray(n, o.dtype), state, carry.state)
     if value_and_grad_in(state) is not None:
-        return _follow(problem, carry, updates, state, active)
-    return _evaluate(value_fn, problem, carry, updates, state, active)
+        return _follow(program, problem, carry, updates, state, active)
+    return _evaluate(program, value_fn, problem, carry, updates, state, active)
 
 
 def _follow(
-    problem: Problem, carry: Carry, updates: Params, state: Any, active: Array
+    program: Program, problem: Problem, carry: Carry, updates: Params, state: Any, active: Array
 ) -> Carry:
     """Go where a method's own search leads; it has the value and gradient there."""
     value, grad = value_and_grad_in(state)  # type: ignore[misc]  # the caller made sure
     params = optax.apply_updates(carry.params, updates)
     made = calls_made(carry.state, state)
-    return _settle(problem, carry, params, value, grad, state, None, updates, made, active)
+    return _settle(
+        program, problem, carry, params, value, grad, state, None, updates, made, active
+    )
 
 
 def _evaluate(
+    program: Program,
     value_fn: Callable[[Params], Array],
     problem: Problem,
     carry: Carry,
@@ -238,10 +258,13 @@ def _evaluate(
     params = optax.apply_updates(base, step)
     value, grad = jax.value_and_grad(value_fn)(params)
     made = calls_made(carry.state, state) + jnp.array([1, 1, 0, 0], jnp.int32)
-    return _settle(problem, carry, params, value, grad, state, base, step, made, active)
+    return _settle(
+        program, problem, carry, params, value, grad, state, base, step, made, active
+    )
 
 
 def _settle(
+    program: Program,
     problem: Problem,
     carry: Carry,
     params: Params,
@@ -257,10 +280,10 @@ def _settle(
     dtype = carry.numbers.dtype
     grad_norm = max_abs(grad).astype(dtype)
     length = jnp.sqrt(inner(step, step)).astype(dtype)
-    point_norm = norm(params).astype(dtype) if problem.xtol is not None else None
+    precision = program.precision(params, carry.loss_dtype.dtype)
     old = Numbers.of(carry.numbers), Counts.of(carry.counts)
     numbers, counts, better = stopping.judge(
-        problem, *old, value.astype(dtype), grad_norm, length, point_norm, made, state
+        problem, precision, *old, value.astype(dtype), grad_norm, length, params, made, state
     )
     new = Carry(
         params,

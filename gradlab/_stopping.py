@@ -11,19 +11,33 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gradlab._tree import add_scaled, norm
+from gradlab._tree import add_scaled, max_abs, norm, num_params
 from gradlab._typing import AnyArray, Array, Params
-from gradlab.optimizers._protocol import last_link
-from gradlab.optimizers._trust_region import TrustRegionState, noise_level
+from gradlab.optimizers._protocol import follows_curvature, last_link, looks_at_rest
+from gradlab.optimizers._trust_region import NOISY, noise_level
 from gradlab.result import Status
 
-__all__ = ["AROUND", "Counts", "Numbers", "Problem", "judge", "look_around", "row", "start"]
+__all__ = [
+    "AROUND",
+    "Counts",
+    "Numbers",
+    "Precision",
+    "Problem",
+    "judge",
+    "look_around",
+    "row",
+    "start",
+]
 
 # A step into NaN is shortened by 1/4 up to 26 times, which is below float64's eps.
 SHORTENINGS = 26
 # Steps without a better value or gradient before a run that cannot see its own progress
 # ends; momentum methods swing for some tens of steps.
 PATIENCE = 100
+# The same for methods whose every step must lower the loss, up to its noise.
+SHORT_PATIENCE = 20
+# Gradients below this multiple of eps·‖H‖·‖x‖ are what rounding the point leaves.
+FLOOR = 10
 # Loss over its size at the start beyond which a run counts as diverged: what overflows has
 # long passed it, what bounces off the wall of a logarithm does not reach it.
 GROWTH = 1e6
@@ -49,7 +63,11 @@ class Problem(NamedTuple):
 
 
 class Numbers(NamedTuple):
-    """Real numbers of a run, packed in one vector between iterations."""
+    """Real numbers of a run, packed in one vector between iterations.
+
+    `largest_size` is the largest norm of the points so far, kept for methods that know
+    curvature.
+    """
 
     value: Array
     grad_norm: Array
@@ -58,6 +76,8 @@ class Numbers(NamedTuple):
     start_value: Array
     reference: Array
     last_value: Array
+    size: Array
+    largest_size: Array
 
     @classmethod
     def of(cls, packed: AnyArray) -> Numbers:
@@ -74,9 +94,17 @@ class Numbers(NamedTuple):
         return jnp.isfinite(self.value) & jnp.isfinite(self.grad_norm)
 
 
+class Precision(NamedTuple):
+    """Relative rounding errors of a run, known when it is compiled: of loss and gradient."""
+
+    loss: float
+    grad: float
+
+
 class Counts(NamedTuple):
     """Whole numbers of a run, packed in one vector between iterations.
 
+    `pending` is the success that stands once no negative curvature is found, or -1;
     `calls` counts evaluations: losses, gradients, Hessian-vector products, Hessians.
     """
 
@@ -84,17 +112,18 @@ class Counts(NamedTuple):
     status: Array
     since_best: Array
     shortenings: Array
+    pending: Array
     calls: Array
 
     @classmethod
     def of(cls, packed: AnyArray) -> Counts:
         """Unpack."""
-        parts: Any = (packed[0], packed[1], packed[2], packed[3], packed[4:8])
+        parts: Any = (packed[0], packed[1], packed[2], packed[3], packed[4], packed[5:9])
         return cls(*parts)
 
     def pack(self) -> Array:
         """Stack into a vector."""
-        return jnp.concatenate([jnp.stack(self[:4]).astype(jnp.int32), self.calls])
+        return jnp.concatenate([jnp.stack(self[:5]).astype(jnp.int32), self.calls])
 
 
 def row(numbers: Numbers, length: Array) -> Array:
@@ -106,29 +135,31 @@ def start(
     problem: Problem,
     value: Array,
     grad_norm: Array,
-    start_finite: Array,
+    size: Array,
     *,
     settled_by_gradient: bool,
 ) -> tuple[Numbers, Counts]:
     """Judge the start. A method that knows curvature is let loose on a zero gradient too."""
-    numbers = Numbers(value, grad_norm, value, grad_norm, value, grad_norm, value)
-    usable = numbers.finite & start_finite
+    numbers = Numbers(value, grad_norm, value, grad_norm, value, grad_norm, value, size, size)
+    usable = numbers.finite & jnp.isfinite(size)
     at_rest = (grad_norm == 0) & settled_by_gradient
     status = jnp.where(at_rest, Status.CONVERGED_GRADIENT, Status.RUNNING)
     status = jnp.where(usable, status, Status.NONFINITE_START)
     zero = jnp.zeros((), jnp.int32)
     status = _limit(status, zero, problem)
-    return numbers, Counts(zero, status, zero, zero, jnp.array([1, 1, 0, 0], jnp.int32))
+    calls = jnp.array([1, 1, 0, 0], jnp.int32)
+    return numbers, Counts(zero, status, zero, zero, zero - 1, calls)
 
 
 def judge(
     problem: Problem,
+    precision: Precision,
     old: Numbers,
     counts: Counts,
     value: Array,
     grad_norm: Array,
     length: Array,
-    point_norm: Array | None,
+    params: Params,
     made: Array,
     state: Any,
 ) -> tuple[Numbers, Counts, Array]:
@@ -138,9 +169,11 @@ def judge(
     improved = better | (finite & (grad_norm < old.best_grad_norm))
     at_rest_before = (counts.step == 0) & (old.reference == 0)
     own = last_link(state)
-    knows = isinstance(own, TrustRegionState)
+    knows = follows_curvature(state)
     moved = ~own.failed if knows else finite
     last_value = jnp.where(old.finite, old.value, old.last_value)
+    measured = knows or problem.xtol is not None
+    size = norm(params).astype(value.dtype) if measured else old.size
     numbers = Numbers(
         value,
         grad_norm,
@@ -151,47 +184,105 @@ def judge(
         old.start_value,
         jnp.where(at_rest_before, grad_norm, old.reference),
         last_value,
+        size,
+        jnp.maximum(size, old.largest_size),
     )
     new = Counts(
         counts.step + moved,
         jnp.full((), Status.RUNNING, jnp.int32),
         jnp.where(improved, 0, counts.since_best + 1),
         jnp.where(finite, 0, counts.shortenings + 1),
+        counts.pending,
         counts.calls + made,
     )
+    level = noise_level(old.value, value, problem.noise, precision.loss)
     if knows:
-        status = _exhausted(problem, old, numbers, own)
+        status = _exhausted(precision, level, old, numbers, new, own, params)
     else:
-        status = _stalled(problem, numbers, new)
-    gtol = default_gtol(value.dtype, knows) if problem.gtol is None else problem.gtol
-    status = _converged(problem, gtol, numbers, moved, length, point_norm, status)
+        status = _stalled(problem, precision, numbers, new)
+    gtol, settled = problem.gtol, jnp.ones((), bool)
+    if gtol is None:
+        gtol = default_gtol(value.dtype, knows)
+        settled = _settled(precision, numbers, level, own) if knows else settled
+    status = _converged(problem, gtol, numbers, moved, length, settled, status)
+    if knows:
+        status = _no_saddle(status, num_params(params), own)
     searched = hasattr(own, "value") and hasattr(own, "grad") and own.grad is not None
     status = _broken(numbers, new, finite, searched, status)
+    if looks_at_rest(state):
+        status, pending = _confirmed(counts.pending, status, moved, numbers)
+        new = new._replace(pending=pending)
     return numbers, new._replace(status=_limit(status, new.step, problem)), better
 
 
 def _exhausted(
-    problem: Problem, old: Numbers, numbers: Numbers, own: TrustRegionState
+    precision: Precision,
+    level: Array,
+    old: Numbers,
+    numbers: Numbers,
+    counts: Counts,
+    own: Any,
+    params: Params,
 ) -> Array:
-    """End a run whose whole quadratic model promises no more than the noise of the loss.
+    """End a run whose quadratic model promises no more than the noise of the loss.
 
-    It goes on while the gradient, which can see below that noise, still halves.
+    It goes on while the gradient, which can see below that noise, still halves. Where no
+    step was found, or none has led to a better point for long, the run ends anyway: at the
+    noise floor if the model promises next to nothing or the gradient is what rounding the
+    point leaves of it, else stuck.
     """
-    level = noise_level(old.value, numbers.value, problem.noise)
     improving = ~own.failed & (numbers.grad_norm <= 0.5 * old.grad_norm)
-    status = jnp.where(own.failed, Status.STUCK, Status.RUNNING)
-    return jnp.where((own.decrement <= level) & ~improving, Status.NOISE_FLOOR, status)
+    floor = FLOOR * precision.grad * own.stiffness * max_abs(params)
+    close = (own.decrement <= NOISY * level) | (numbers.grad_norm <= floor)
+    over = own.failed | (counts.since_best >= SHORT_PATIENCE)
+    status = jnp.where(over, Status.STUCK, Status.RUNNING)
+    done = ((own.decrement <= level) & ~improving) | (over & close)
+    return jnp.where(done, Status.NOISE_FLOOR, status)
 
 
-def _stalled(problem: Problem, numbers: Numbers, counts: Counts) -> Array:
+def _settled(precision: Precision, numbers: Numbers, level: Array, own: Any) -> Array:
+    """Whether a small gradient is a minimum's, and not just far below that of a far start.
+
+    It is if the model promises no more than noise, or if the Newton step still to take is
+    short: less than half the digits of the point, so that the step after it would be lost
+    in rounding, or nothing beside the path taken (a minimum without curvature, or at zero).
+    """
+    short = own.remaining <= precision.grad**0.5 * numbers.size
+    nothing = own.remaining <= precision.grad ** (2 / 3) * numbers.largest_size
+    return (own.decrement <= level) | short | nothing | (numbers.grad_norm == 0)
+
+
+def _no_saddle(status: Array, num_params: int, own: Any) -> Array:
+    """Go on where curvature was negative beyond rounding at the point the step came from."""
+    rounding = num_params * jnp.finfo(own.curvature.dtype).eps * own.stiffness
+    doubtful = (status <= Status.NOISE_FLOOR) & (own.curvature < -rounding) & ~own.failed
+    return jnp.where(doubtful, Status.RUNNING, status)
+
+
+def _confirmed(
+    pending: Array, status: Array, moved: Array, numbers: Numbers
+) -> tuple[Array, Array]:
+    """Let a success wait for a look at the point at rest: the status, and what is pending.
+
+    The look ends without a step where it finds no negative curvature; a gradient that is
+    exactly zero has been looked at already.
+    """
+    looked = (pending >= 0) & ~moved
+    asked = (status <= Status.NOISE_FLOOR) & ~looked & (moved | (numbers.grad_norm > 0))
+    pending_now = jnp.where(asked, status, -1).astype(jnp.int32)
+    status = jnp.where(looked, pending, status)
+    return jnp.where(asked, Status.RUNNING, status), pending_now
+
+
+def _stalled(problem: Problem, precision: Precision, numbers: Numbers, counts: Counts) -> Array:
     """End a run that neither lowers its loss nor its gradient any more.
 
     Without a model of the loss, the dtype's own gtol tells a floor from a dead end.
     """
-    level = noise_level(numbers.value, numbers.best_value, problem.noise)
+    level = noise_level(numbers.value, numbers.best_value, problem.noise, precision.loss)
     near_best = jnp.abs(numbers.value - numbers.best_value) <= 10 * level
     stalled = (counts.since_best >= PATIENCE) & near_best
-    relative: Any = jnp.finfo(level.dtype).eps
+    relative: Any = precision.grad
     if problem.noise is not None:
         size = jnp.abs(numbers.value)
         relative = jnp.maximum(relative, level / jnp.where(size > 0, size, level))
@@ -216,18 +307,18 @@ def _converged(
     numbers: Numbers,
     moved: Array,
     length: Array,
-    point_norm: Array | None,
+    settled: Array,
     status: Array,
 ) -> Array:
     """Apply the tests asked for, weakest first: later ones overrule earlier ones."""
-    if problem.xtol is not None and point_norm is not None:
-        short = moved & (length > 0) & (length <= problem.xtol * point_norm)
+    if problem.xtol is not None:
+        short = moved & (length > 0) & (length <= problem.xtol * numbers.size)
         status = jnp.where(short, Status.CONVERGED_STEP, status)
     if problem.ftol is not None:
         change = jnp.abs(numbers.value - numbers.last_value)
         small = moved & (length > 0) & (change <= problem.ftol * jnp.abs(numbers.value))
         status = jnp.where(small, Status.CONVERGED_VALUE, status)
-    flat = numbers.grad_norm <= gtol * numbers.reference
+    flat = (numbers.grad_norm <= gtol * numbers.reference) & settled
     return jnp.where(flat, Status.CONVERGED_GRADIENT, status)
 
 
@@ -236,15 +327,22 @@ def _broken(
 ) -> Array:
     """End a run at a point that is not finite, unless a shorter step can still be tried.
 
+    A loss that has sunk below its start by the square root of the largest number, in units
+    of what it was there, has no lower bound.
+
     A run whose loss had grown a million times when it met NaN has diverged and is not
     shortened; nor is one whose method searched along its step already.
     """
-    usual = jnp.maximum(jnp.abs(numbers.start_value), jnp.abs(numbers.best_value))
+    start = jnp.abs(numbers.start_value)
+    usual = jnp.maximum(start, jnp.abs(numbers.best_value))
     hopeful = (counts.shortenings <= SHORTENINGS) & (numbers.last_value <= GROWTH * usual)
     going_on = jnp.zeros((), bool) if searched else hopeful
     broken = jnp.where(going_on, Status.RUNNING, Status.NONFINITE_LOSS)
     status = jnp.where(finite, status, broken)
-    return jnp.where(numbers.value == -jnp.inf, Status.UNBOUNDED, status)
+    unit = jnp.maximum(start, numbers.reference * numbers.largest_size)
+    depth = float(jnp.finfo(numbers.value.dtype).max) ** 0.5 * jnp.where(unit > 0, unit, 1)
+    bottomless = numbers.value <= -depth
+    return jnp.where(bottomless, Status.UNBOUNDED, status)
 
 
 def _limit(status: Array, step: Array, problem: Problem) -> Array:

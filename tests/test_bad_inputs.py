@@ -183,7 +183,6 @@ def test_leaves_of_mixed_precision_keep_it_and_are_minimised(method):
         assert_close(leaf, np.full(leaf.shape, root), factor=factors[name])
 
 
-@pytest.mark.xfail(strict=True, reason="coarse leaves: the noise level knows no rounding of x")
 @pytest.mark.parametrize("method", SECOND_ORDER)
 def test_leaves_of_mixed_precision_end_in_a_success(method):
     def loss(p):

@@ -52,6 +52,10 @@ class WithDerivative:
         sides = 1 if _one_sided(self.gradient) else 2
         return sides * self.gradient_evaluations(params)
 
+    def gradient_noise(self, dtype: Any) -> float:
+        """Return the gradient's relative error for leaves of this dtype."""
+        return _relative_noise(self.gradient, dtype)
+
 
 def with_derivative(f: Loss, *, grad: GradientOperator) -> WithDerivative:
     r"""Build f with another gradient operator as its derivative rule.
@@ -160,6 +164,11 @@ def _product(gradient: Callable[..., Params], primals: Any, at_x: Params, v: Par
     return jax.lax.custom_linear_solve(lambda v: v, v, solve, symmetric=True)
 
 
+def _relative_noise(gradient: Any, dtype: Any) -> float:
+    """Return what the operator says of its error, else the rounding."""
+    return float(getattr(gradient, "relative_noise", eps_of)(dtype))
+
+
 def _difference(
     gradient: Callable[..., Params], x: Params, args: Any, at_x: Params, v: Params
 ) -> Params:
@@ -168,7 +177,7 @@ def _difference(
     direction = flatten(v)[0].astype(point.dtype)
     one_sided = _one_sided(gradient)
     coarsest = max(layout.dtypes, key=eps_of)
-    noise = getattr(gradient, "relative_noise", eps_of)(coarsest)
+    noise = _relative_noise(gradient, coarsest)
     accuracy = 1 if one_sided else 2
     reach = relative_step(noise, 1, accuracy)
     length = relative_length(layout, point, direction, accuracy)

@@ -11,9 +11,15 @@ import jax.numpy as jnp
 import optax
 
 from gradlab._typing import Array, Params
-from gradlab.optimizers._trust_region import TrustRegionState
 
-__all__ = ["bind", "calls_made", "follows_curvature", "last_link", "value_and_grad_in"]
+__all__ = [
+    "bind",
+    "calls_made",
+    "follows_curvature",
+    "last_link",
+    "looks_at_rest",
+    "value_and_grad_in",
+]
 
 
 def bind(value_fn: Callable[..., Any], extra: dict[str, Any]) -> Callable[..., Any]:
@@ -42,8 +48,17 @@ def last_link(state: Any) -> Any:
 
 
 def follows_curvature(state: Any) -> bool:
-    """Whether the method is one of gradlab's, which knows curvature and counts its calls."""
-    return isinstance(last_link(state), TrustRegionState)
+    """Whether the method is one of gradlab's, which knows curvature and counts its calls.
+
+    Beside `value` and `grad` its state tells `failed`, `calls`, and of the point reached
+    `decrement`, `remaining`, `curvature`, `stiffness`, as `TrustRegionState` does.
+    """
+    return all(hasattr(last_link(state), name) for name in ("failed", "decrement", "calls"))
+
+
+def looks_at_rest(state: Any) -> bool:
+    """Whether its `update` takes `at_rest`, to look for negative curvature."""
+    return getattr(last_link(state), "looks_at_rest", False)
 
 
 def value_and_grad_in(state: Any) -> tuple[Array, Params] | None:
@@ -59,7 +74,7 @@ def value_and_grad_in(state: Any) -> tuple[Array, Params] | None:
 def calls_made(old: Any, new: Any) -> Array:
     """Evaluations that an update made itself: losses, gradients, products, Hessians."""
     old, new = last_link(old), last_link(new)
-    if isinstance(new, TrustRegionState):
+    if follows_curvature(new):
         return new.calls - old.calls
     if isinstance(new, optax.ScaleByZoomLinesearchState):
         made = jnp.asarray(new.info.num_linesearch_steps, jnp.int32)

@@ -10,7 +10,13 @@ import numpy as np
 
 from gradlab._typing import Array
 
-__all__ = ["Subproblem", "is_positive_definite", "solve_subproblem"]
+__all__ = [
+    "Subproblem",
+    "is_positive_definite",
+    "largest_curvature",
+    "rounding_of",
+    "solve_subproblem",
+]
 
 # Newton's iteration takes 3 to 6 steps; bisection alone would need some 50.
 MAX_ITERATIONS = 60
@@ -34,7 +40,7 @@ def solve_subproblem(eigenvalues: Array, grad: Array, radius: Array) -> Subprobl
     g itself, makes the equation solvable and the step reach the boundary along it.
 
     Args:
-        eigenvalues: Of H, ascending, shape (n,).
+        eigenvalues: Of H, shape (n,).
         grad: Gradient in the eigenbasis, shape (n,).
         radius: Trust-region radius, positive; infinite only if H is positive definite.
 
@@ -45,14 +51,16 @@ def solve_subproblem(eigenvalues: Array, grad: Array, radius: Array) -> Subprobl
     largest = jnp.max(jnp.abs(grad))
     largest = jnp.where(largest > 0, largest, 1)
     eigenvalues, grad = eigenvalues / largest, grad / largest
-    lowest = eigenvalues[0]
+    bottom = jnp.argmin(eigenvalues)
+    lowest = eigenvalues[bottom]
     norm = jnp.sqrt(jnp.sum(grad**2))
     eps = jnp.finfo(grad.dtype).eps
     positive = is_positive_definite(eigenvalues)
     # Of a zero gradient only the direction of the lowest eigenvector matters.
     floor = jnp.where(positive, 0, eps * jnp.where(norm > 0, norm, 1))
-    sign = jnp.where(grad[0] < 0, -1, 1)
-    g = grad.at[0].set((sign * jnp.maximum(jnp.abs(grad[0]), floor)).astype(grad.dtype))
+    along = grad[bottom]
+    least = jnp.where(along < 0, -1, 1) * jnp.maximum(jnp.abs(along), floor)
+    g = jnp.where(jnp.arange(grad.size) == bottom, least.astype(grad.dtype), grad)
     s = eigenvalues - lowest
     low = jnp.maximum(lowest, 0)
     high = jnp.maximum(low, (norm + floor) / radius)
@@ -64,10 +72,20 @@ def solve_subproblem(eigenvalues: Array, grad: Array, radius: Array) -> Subprobl
     return Subproblem(jnp.where(inside, full, on_boundary), ~inside)
 
 
+def largest_curvature(eigenvalues: Array) -> Array:
+    """Spectral norm of H."""
+    return jnp.max(jnp.abs(eigenvalues))
+
+
+def rounding_of(eigenvalues: Array) -> Array:
+    """Bound n·eps·‖H‖ of the rounding of `eigh`: smaller eigenvalues count as zero."""
+    eps = jnp.finfo(eigenvalues.dtype).eps
+    return eigenvalues.size * eps * largest_curvature(eigenvalues)
+
+
 def is_positive_definite(eigenvalues: Array) -> Array:
-    """Whether the smallest eigenvalue is positive beyond the rounding n·eps·‖H‖ of `eigh`."""
-    size = jnp.maximum(jnp.abs(eigenvalues[0]), jnp.abs(eigenvalues[-1]))
-    return eigenvalues[0] > eigenvalues.size * jnp.finfo(eigenvalues.dtype).eps * size
+    """Whether the smallest eigenvalue is positive beyond the rounding of `eigh`."""
+    return jnp.min(eigenvalues) > rounding_of(eigenvalues)
 
 
 def _step(s: Array, g: Array, mu: Array) -> Array:

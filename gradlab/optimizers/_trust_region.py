@@ -14,16 +14,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradlab._tree import inner, max_abs, moved, real_dtype, select
+from gradlab._tree import inner, max_abs, moved, real_dtype, select, working_dtype
 from gradlab._typing import Array, Params
 
 __all__ = [
+    "MatrixFreeState",
     "Model",
     "Proposal",
     "Trial",
     "TrustRegionState",
     "conclude",
     "initial_state",
+    "loss_value",
     "noise_level",
     "search",
 ]
@@ -66,7 +68,7 @@ class TrustRegionState(NamedTuple):
 
     @property
     def decrement(self) -> Array:
-        """Reduction the model predicts without a region; inf where it has no minimum."""
+        """Reduction still predicted at the point reached; inf without a minimum."""
         return self.model[..., 1]
 
     @property
@@ -79,41 +81,80 @@ class TrustRegionState(NamedTuple):
         """Largest gradient norm so far, the scale of inexact solves."""
         return self.model[..., 3]
 
+    @property
+    def stiffness(self) -> Array:
+        """Largest absolute curvature seen at the last point."""
+        return self.model[..., 4]
 
-def initial_state(params: Params) -> TrustRegionState:
+    @property
+    def remaining(self) -> Array:
+        """Length of the Newton step still to take from the point reached; inf if unknown."""
+        return self.model[..., 5]
+
+
+class MatrixFreeState(TrustRegionState):
+    """The same, of a method that sees curvature only where its gradient leads.
+
+    Its `update` takes `at_rest`, to look for negative curvature elsewhere.
+    """
+
+    looks_at_rest = True
+
+
+def initial_state(
+    params: Params, kind: type[TrustRegionState] = TrustRegionState
+) -> TrustRegionState:
     """Build the state before the first step, in the parameters' own dtype."""
     dtype = real_dtype(params)
     inf = jnp.full((), jnp.inf, dtype)
     none = jnp.zeros((), jnp.int32)
     grad = jax.tree.map(jnp.zeros_like, params)
-    model = jnp.array([0, jnp.inf, 0, 0], dtype)
+    model = jnp.array([0, jnp.inf, 0, 0, 0, jnp.inf], dtype)
     no = jnp.zeros((), bool)
-    return TrustRegionState(none, inf, grad, inf, model, no, jnp.zeros(4, jnp.int32))
+    return kind(none, inf, grad, inf, model, no, jnp.zeros(4, jnp.int32))
 
 
-def noise_level(value: Array, new_value: Array, noise: Array | float | None) -> Array:
+def noise_level(
+    value: Array, new_value: Array, noise: Array | float | None, eps: float | None = None
+) -> Array:
     """Noise of the loss: as given, else the bound 4·eps·|f| of its rounding.
 
     A measured float32 logistic loss or least squares errs by 0.25 to 0.33 eps·|f|; four
     leaves room for sums that are less kind. A loss that cancels needs `noise` measured.
+    `eps` is the loss's own where it is computed in another dtype than the values given.
     """
     if noise is not None:
         return jnp.asarray(noise, value.dtype)
-    eps = jnp.finfo(value.dtype).eps
+    eps = float(jnp.finfo(value.dtype).eps) if eps is None else eps
     size = jnp.maximum(jnp.abs(value), jnp.abs(new_value))
     return 4 * eps * jnp.where(jnp.isfinite(size), size, jnp.abs(value))
+
+
+def loss_value(value: Array | float, params: Params) -> tuple[Array, float]:
+    """Return the value in the working dtype, and the eps it was computed with.
+
+    A loss may be computed in a coarser dtype than its parameters have.
+    """
+    working = working_dtype(params)
+    eps = float(jnp.finfo(working).eps)
+    if hasattr(value, "dtype"):
+        eps = max(eps, float(jnp.finfo(value.dtype).eps))
+    return jnp.asarray(value, working), eps
 
 
 class Model(NamedTuple):
     """What a method knows of its quadratic model before it searches along it.
 
-    `radius` is the region to begin with, `decrement` and `curvature` as in the state.
+    `radius` is the region to begin with, the others as in the state. `possible` says
+    whether the model has any step to offer; None means that it has.
     """
 
     radius: Array
     decrement: Array
     curvature: Array
     start_norm: Array
+    stiffness: Array
+    possible: Array | None = None
 
 
 class Proposal(NamedTuple):
@@ -184,9 +225,10 @@ def search(
     params: Params,
     value: Array,
     grad: Params,
-    radius: Array,
+    model: Model,
     propose: Callable[[Array], Proposal],
     noise: Array | float | None,
+    eps: float,
 ) -> Trial:
     """Shrink the region until the step proposed for it is acceptable.
 
@@ -207,7 +249,7 @@ def search(
         new_slope = inner(new_grad, proposal.updates).astype(value.dtype)
         changed = moved(params, new_params)
         accepted, ratio, new_radius = _judge(
-            value, new_value, new_slope, grad_max, proposal, trial.radius, noise
+            value, new_value, new_slope, grad_max, proposal, trial.radius, noise, eps
         )
         return Trial.pack(
             proposal.updates, new_grad, value=new_value, radius=new_radius, ratio=ratio,
@@ -217,8 +259,10 @@ def search(
 
     no, zero = jnp.zeros((), bool), jnp.zeros_like(value)
     start = Trial.pack(
-        jax.tree.map(jnp.zeros_like, params), grad, value=value, radius=radius, ratio=zero,
-        grad_max=zero, accepted=no, lost=no, count=jnp.zeros((), jnp.int32),
+        jax.tree.map(jnp.zeros_like, params), grad, value=value, radius=model.radius,
+        ratio=zero, grad_max=zero, accepted=no,
+        lost=no if model.possible is None else ~model.possible,
+        count=jnp.zeros((), jnp.int32),
     )  # fmt: skip
     return jax.lax.while_loop(searching, attempt, start)
 
@@ -231,6 +275,7 @@ def _judge(
     proposal: Proposal,
     radius: Array,
     noise: Array | float | None,
+    eps: float,
 ) -> tuple[Array, Array, Array]:
     r"""Judge a trial step: accepted or not, the ratio, the next radius.
 
@@ -240,7 +285,7 @@ def _judge(
     Conn, Gould & Toint 2000, section 17.4.2).
     """
     finite = jnp.isfinite(new_value) & jnp.isfinite(grad_max)
-    level = noise_level(value, new_value, noise)
+    level = noise_level(value, new_value, noise, eps)
     reduction = value - new_value
     clear = jnp.abs(reduction) > NOISY * level
     actual = jnp.where(clear, reduction, -0.5 * (proposal.slope + new_slope))
@@ -265,6 +310,7 @@ def conclude(
     value: Array,
     grad: Params,
     model: Model,
+    remaining: Array,
     calls: Array,
 ) -> tuple[Params, TrustRegionState]:
     """Turn a search's outcome into optax's updates and the next state.
@@ -273,9 +319,10 @@ def conclude(
     `calls` are the evaluations made before the search.
     """
     ok, dtype = trial.accepted, state.value.dtype
-    told = jnp.stack([trial.ratio, model.decrement, model.curvature, model.start_norm])
+    numbers = model.decrement, model.curvature, model.start_norm, model.stiffness, remaining
+    told = jnp.stack([trial.ratio, *numbers])
     updates = jax.tree.map(lambda u: jnp.where(ok, u, jnp.zeros_like(u)), trial.updates)
-    return updates, TrustRegionState(
+    return updates, type(state)(
         count=state.count + ok,
         value=jnp.where(ok, trial.value, value).astype(dtype),
         grad=select(ok, trial.grad, grad),
