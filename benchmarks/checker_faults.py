@@ -63,6 +63,21 @@ output_wrong = jvp_rule(
     jnp.tanh, lambda p, t: (1 - jnp.tanh(p[0]) ** 2) * t[0] * one_of(p[0], 321, 1.01)
 )
 
+gradient_reversed = vjp_rule(lambda x: x * 1.0, lambda p, g: (-0.1 * g,))
+square_conj = jvp_rule(lambda z: z**2, lambda p, t: 2 * jnp.conj(p[0]) * t[0])
+cell_bias_off = jvp_rule(
+    lambda h, b: jnp.tanh(h + b),
+    lambda p, t: (1 - jnp.tanh(p[0] + p[1]) ** 2) * (t[0] + 0.99 * t[1]),
+)
+BIASED = ({"w": normal(8, 4), "b": normal(8, seed=4), "v": normal(2, 8)},)
+
+
+def biased_network(p):
+    """A perceptron whose bias has a derivative 1 % off."""
+    return jnp.sum(
+        jnp.tanh(p["v"] @ cell_bias_off(p["w"] @ normal(4).astype(p["w"].dtype), p["b"]))
+    )
+
 
 @jax.custom_vjp
 def cross_entropy(logits, labels):
@@ -412,5 +427,24 @@ FAULTS = [
         lambda x: jnp.sum(square_half(x.astype(f32))),
         (normal(5),),
         "x",
+    ),
+    Case(
+        "target detached",
+        lambda p: jnp.sum((p["q"] - lax.stop_gradient(2 * p["t"])) ** 2),
+        ({"q": normal(3), "t": normal(3, seed=1)},),
+        "p['t']",
+    ),
+    Case(
+        "gradient reversed",
+        lambda x: jnp.sum(gradient_reversed(x) ** 2),
+        (normal(3),),
+        "x",
+    ),
+    Case("bias 1 % off", biased_network, BIASED, "p['b']"),
+    Case(
+        "complex conj, forward",
+        lambda z: jnp.real(square_conj(z)),
+        (jnp.asarray(1.0 + 2.0j),),
+        "z",
     ),
 ]

@@ -107,6 +107,15 @@ def as_float32(x):
     return jnp.sum(jnp.sin(x.astype(f32)) ** 2)
 
 
+def gaussian_process(p):
+    """The negative log-likelihood of a Gaussian process."""
+    at, seen = normal(12, seed=2), normal(12)
+    gap = (at[:, None] - at[None]) / jnp.exp(p["length"])
+    k = jnp.exp(p["size"] - gap**2 / 2) + 1e-3 * jnp.eye(12)
+    log_det = 2 * jnp.sum(jnp.log(jnp.diag(jnp.linalg.cholesky(k))))
+    return (seen @ jnp.linalg.solve(k, seen) + log_det) / 2
+
+
 HARD = [
     Case("rosenbrock, float32", rosenbrock, (normal(6, dtype=f32),)),
     Case("rosenbrock near its minimum", rosenbrock, (1 + 1e-7 * normal(6),)),
@@ -261,4 +270,55 @@ HARD = [
     Case("far tail", lambda x: jnp.sum(jnp.exp(-(x**2))), (jnp.array([5.0, 6.0]),)),
     Case("times 1e-30", lambda x: 1e-30 * jnp.sum(jnp.sin(x)), (normal(3),)),
     Case("times 1e20, float32", lambda x: 1e20 * jnp.sum(jnp.sin(x)), (normal(3, dtype=f32),)),
+    Case(
+        "hinge, float32",
+        lambda w: jnp.mean(jax.nn.relu(1 - normal(50, 4, dtype=f32) @ w)),
+        (normal(4, dtype=f32),),
+    ),
+    Case(
+        "clip at its bound",
+        lambda x: jnp.sum(jnp.clip(x, -1, 1) ** 2),
+        (jnp.array([1.0, -1.0]),),
+    ),
+    Case("median", lambda x: jnp.median(x) ** 2, (normal(9),)),
+    Case(
+        "max pooling",
+        lambda x: jnp.sum(
+            lax.reduce_window(x, -jnp.inf, lax.max, (2, 2), (2, 2), "VALID") ** 2
+        ),
+        (normal(6, 6),),
+    ),
+    Case(
+        "random key",
+        lambda x, key: jnp.sum(jnp.where(jax.random.bernoulli(key, 0.5, x.shape), x, 0) ** 2),
+        (normal(8), jax.random.key(3)),
+    ),
+    Case(
+        "Gaussian process",
+        gaussian_process,
+        ({"length": jnp.asarray(-0.3), "size": jnp.asarray(0.1)},),
+    ),
+    Case("narrow bump", lambda x: jnp.exp(-(((x - 1) / 1e-4) ** 2)), (jnp.asarray(1.00005),)),
+    Case("fast and small", lambda x: x**2 + 1e-6 * jnp.sin(1e5 * x), (jnp.asarray(0.7),)),
+    Case(
+        "inverse, complex",
+        lambda z: jnp.sum(jnp.real(jnp.linalg.inv(z)) ** 2),
+        (normal(3, 3) + 1j * normal(3, 3, seed=1),),
+    ),
+    Case(
+        "no second derivative",
+        jax.scipy.special.gammainc,
+        (jnp.asarray(2.5), jnp.asarray(1.4)),
+    ),
+    Case(
+        "linear system, ill-conditioned",
+        lambda a, b: jnp.sum(jnp.linalg.solve(a, b)),
+        (1 / (jnp.arange(6.0)[:, None] + jnp.arange(6.0)[None] + 1), normal(6)),
+    ),
+    Case("arccos near 1", jnp.arccos, (jnp.asarray(1 - 1e-9),)),
+    Case(
+        "logit at both ends",
+        lambda x: jnp.sum(jax.scipy.special.logit(x)),
+        (jnp.array([1e-12, 0.5, 1 - 1e-9]),),
+    ),
 ]

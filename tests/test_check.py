@@ -63,7 +63,10 @@ FAST_HARD = [
     "tree of outputs",
     "float32 inside",
     "times 1e-30",
+    "hinge, float32",
 ]
+# Right, but so ill-conditioned that differences have no digits to show it by.
+UNTOLD = ["cancelling", "linear system, ill-conditioned", "arccos near 1", "logit at both ends"]
 
 
 def half_square(x):
@@ -92,6 +95,12 @@ def test_a_right_function_passes_however_hard(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", UNTOLD)
+def test_what_cannot_be_told_is_not_called_wrong(name):
+    assert CASES.by_gradlab(HARD[name]).verdict in ("right", "cannot tell")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in FAULTS if n not in FAST_FAULTS])
 def test_every_other_fault_is_found(name):
     outcome = CASES.by_gradlab(FAULTS[name])
@@ -99,7 +108,7 @@ def test_every_other_fault_is_found(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in HARD if n not in [*FAST_HARD, "cancelling"]])
+@pytest.mark.parametrize("name", [n for n in HARD if n not in [*FAST_HARD, *UNTOLD]])
 def test_every_other_right_function_passes(name):
     outcome = CASES.by_gradlab(HARD[name])
     assert outcome.verdict == "right", outcome.text
@@ -140,7 +149,14 @@ class TestTheReport:
 
     @pytest.mark.parametrize(
         ("factor", "words"),
-        [(-1.0, "the sign is wrong"), (0.0, "exactly zero"), (3.0, "3 times"), (1 / 7, "1/7")],
+        [
+            (-1.0, "the sign is wrong"),
+            (0.0, "exactly zero"),
+            (3.0, "3 times"),
+            (1 / 7, "1/7 times"),
+            (0.99, "0.99 times"),
+            (1.0001, "1.0001 times"),
+        ],
     )
     def test_the_usual_mistakes_are_recognised(self, factor, words):
         f = jax.custom_jvp(jnp.exp)
@@ -234,6 +250,20 @@ class TestWhatIsTold:
         report = check_derivatives(noisy, jnp.array([0.3, 0.7]), order=1)
         assert report.verdict == "cannot tell"
         assert "the bar is" in report.leaves[0].note or "no step" in report.leaves[0].note
+
+    def test_second_derivatives_that_jax_lacks_are_told(self):
+        args = jnp.asarray(2.5), jnp.asarray(1.4)
+        report = check_derivatives(jax.scipy.special.gammainc, *args)
+        assert any("second derivatives are not available" in note for note in report.notes)
+        assert (report.verdict, report.order) == ("right", 1)
+
+    def test_a_straight_through_rule_is_not_taken_for_noise(self):
+        def through(x):
+            return jnp.sum((x + jax.lax.stop_gradient(jnp.round(x) - x)) ** 2)
+
+        report = check_derivatives(through, jnp.array([0.7, -1.4]))
+        assert report.verdict == "cannot tell"
+        assert "straight-through" in report.leaves[0].note
 
     def test_a_non_finite_value_is_located(self):
         report = check_derivatives(lambda x: jnp.log(x - 2.0), jnp.asarray(1.0))

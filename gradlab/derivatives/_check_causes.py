@@ -16,6 +16,9 @@ __all__ = ["explain", "factor_words"]
 _OTHERS = 4
 # Two numbers are the same where they agree to this, and to their bars.
 _SAME = 1e-3
+# Factors are told apart to this share of how far they are from 1.
+_SHARE = 1e-2
+_FACTOR = "a factor: autodiff is {} times the difference"
 # Largest numerator and denominator of a factor worth naming, beside the sizes of arrays.
 _SMALL = 8
 
@@ -50,14 +53,17 @@ def _others(ev: Evaluator, entry: Entry) -> list[tuple[int, float]]:
 
 def _ratio_words(ratios: np.ndarray, ev: Evaluator, entry: Entry) -> str:
     """Name a factor that all measured entries share, or the entry alone has."""
-    first = ratios[0]
-    if len(ratios) > 1 and np.all(np.abs(ratios[1:] - 1) < _SAME):
+    first, others = ratios[0], ratios[1:]
+    fault = _SHARE * abs(first - 1)
+    if len(others) and np.all(np.abs(others - 1) < fault):
         words = factor_words(first, ())
         return f"this entry alone{': ' + words if words else ''}"
-    if np.all(np.abs(ratios - first) <= _SAME * abs(first)):
+    if np.all(np.abs(others - first) <= _SAME * abs(first)):
         sizes = {leaf.size for leaf in (*ev.problem.inputs, *ev.problem.outputs)}
         sizes |= {n for leaf in ev.problem.inputs for n in leaf.shape}
-        return factor_words(first, tuple(sizes))
+        words = factor_words(first, tuple(sizes))
+        shared = len(others) and np.all(np.abs(others - first) < fault)
+        return words or (_FACTOR.format(f"{first:.6g}") if shared else "")
     return ""
 
 
@@ -77,7 +83,7 @@ def factor_words(ratio: float, sizes: tuple[int, ...]) -> str:
         value = float(fraction)
         if value not in (0.0, 1.0) and abs(abs(ratio) - value) < _SAME * value:
             sign = "-" if ratio < 0 else ""
-            return f"a factor: autodiff is {sign}{fraction} times the difference"
+            return _FACTOR.format(f"{sign}{fraction}")
     return ""
 
 

@@ -140,7 +140,7 @@ def _climb(
         {o: np.array(answers[o].value) for o in orders},
         {o: np.where(np.isnan(answers[o].error), np.inf, answers[o].error) for o in orders},
         {o: np.array(answers[o].doubt) for o in orders},
-        np.stack([_flat(steps, values, center, eps) for steps, values in samples]),
+        np.stack([_flat(steps, values, eps) for steps, values in samples]),
         first.kink,
         first.roundings,
         np.array(first.step),
@@ -148,12 +148,13 @@ def _climb(
     )
 
 
-def _flat(steps: np.ndarray, values: np.ndarray, center: np.ndarray, eps: float) -> np.ndarray:
-    """Whether all samples near the point equal the one at the point, shape (K,)."""
+def _flat(steps: np.ndarray, values: np.ndarray, eps: float) -> np.ndarray:
+    """Whether all samples near the point, on both sides, are the same, shape (K,)."""
     near = np.abs(steps) <= _NEAR
-    if not np.any(near & (np.abs(steps) >= _SPACINGS * eps)):
-        return np.zeros(len(center), bool)
-    return np.asarray(np.all(values[near] == center[None], axis=0))
+    far = near & (np.abs(steps) >= _SPACINGS * eps)
+    if not (np.any(steps[far] < 0) and np.any(steps[far] > 0)):
+        return np.zeros(values.shape[1], bool)
+    return np.asarray(np.all(values[near] == values[near][:1], axis=0))
 
 
 def _sorted(pieces: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

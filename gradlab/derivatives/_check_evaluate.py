@@ -61,6 +61,13 @@ class Evaluator:
                 return str(error).strip().partition("\n")[0]
         return None
 
+    def lacks_second(self) -> str | None:
+        """Why JAX cannot differentiate twice, or None."""
+        weights = np.ones(self.problem.outputs[-1].cut.stop, self.problem.dtype)
+        if self.reverse is None:
+            return self._lacks(lambda x: self._hvp.lower(x, weights, x))
+        return self._lacks(lambda x: self._curvature.lower(x, weights, x, x))
+
     def _run(self, function: Callable[..., Any], *args: Any, count: int = 1) -> np.ndarray:
         self.calls += count
         with self.problem.precision():
@@ -160,7 +167,7 @@ class Evaluator:
         return jax.jit(lambda x, u: jax.grad(self._weighted(u))(x))
 
     @functools.cached_property
-    def _hvp(self) -> Callable[..., Any]:
+    def _hvp(self) -> Any:
         return jax.jit(self._product)
 
     def _product(self, x: Any, u: Any, d: Any) -> Any:
@@ -171,7 +178,7 @@ class Evaluator:
         return jax.vjp(gradient, x)[1](d)[0]
 
     @functools.cached_property
-    def _curvature(self) -> Callable[..., Any]:
+    def _curvature(self) -> Any:
         return jax.jit(self._second)
 
     def _second(self, x: Any, u: Any, d: Any, v: Any) -> Any:

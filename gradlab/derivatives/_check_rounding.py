@@ -14,7 +14,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -34,9 +34,9 @@ _SHARED = 2.0
 # errs by 0.29 units in the last place, 0.21 eps of the value on average over a binade.
 _TOO_WIDE = 0.71 / 0.21 * _SHARED
 _SAMPLES = 16
-# The equations of longer programs are run one by one, since compiling them together takes
-# long; but not those with loops, which would be compiled again for each sample.
-_COMPILED = 80
+# Arrays up to this size are moved by NumPy, equation by equation, since compiling the moves
+# takes longer; but not in loops, which would be compiled again for each sample.
+_SMALL = 2**15
 
 _ROUNDS = frozenset(
     """
@@ -62,27 +62,27 @@ def rounding_spread(
     """
     program = jax.make_jaxpr(function)(x)
 
-    def run(seed: Any) -> Any:
-        return _Randomly(seed).run(program.jaxpr, program.consts, [x])[0]
+    def run(seed: Any, xp: Any) -> Any:
+        return _Randomly(seed, xp).run(program.jaxpr, program.consts, [x])[0]
 
-    def some(seeds: Any) -> Any:
-        return jax.lax.map(run, seeds)
-
-    seeds = jnp.arange(1, samples + 1, dtype=jnp.uint32)
-    if length(program.jaxpr) <= _COMPILED or _loops(program.jaxpr):
-        values = np.asarray(jax.jit(some)(seeds))
+    if _largest(program.jaxpr) > _SMALL or _loops(program.jaxpr):
+        seeds = jnp.arange(1, samples + 1, dtype=jnp.uint32)
+        values = np.asarray(jax.jit(lambda s: jax.lax.map(lambda k: run(k, jnp), s))(seeds))
     else:
-        values = np.stack([np.asarray(run(seed)) for seed in seeds])
+        with np.errstate(all="ignore"):
+            runs = [run(np.uint32(seed), np) for seed in range(1, samples + 1)]
+            values = np.stack([np.asarray(value) for value in runs])
     with np.errstate(all="ignore"):
         spread = values.std(axis=0, ddof=1) / _TOO_WIDE
         return np.asarray(values.mean(axis=0)), np.asarray(spread)
 
 
 class _Randomly:
-    """One run: an interpreter of jaxprs that moves what it rounds."""
+    """One run: an interpreter of jaxprs that moves what it rounds, by xp, NumPy or JAX's."""
 
-    def __init__(self, seed: Any):
+    def __init__(self, seed: Any, xp: Any):
         self.seed = seed
+        self.xp = xp
         self.salt = 0
 
     def run(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
@@ -117,7 +117,8 @@ class _Randomly:
         results = list(results) if primitive.multiple_results else [results]
         narrows = name == "convert_element_type" and _narrows(operands[0], results[0])
         if name in _ROUNDS or narrows:
-            exact = _is_exact(name, operands, results[0], params)
+            first, last, result = map(self.xp.asarray, (operands[0], operands[-1], results[0]))
+            exact = _is_exact(name, first, last, result, params)
             return [self.moved(v, exact) for v in results]
         return results
 
@@ -132,9 +133,11 @@ class _Randomly:
         if not jnp.issubdtype(dtype, jnp.floating):
             return value
         self.salt += 1
+        value = self.xp.asarray(value)
         if exact is None:
             exact = _significant(value) <= jnp.finfo(value.dtype).nmant // 2
-        return _moved(value, exact, self.seed, np.uint32((self.salt * 0x85EBCA6B) & 0xFFFFFFFF))
+        salt = np.uint32((self.salt * 0x85EBCA6B) & 0xFFFFFFFF)
+        return _moved(value, exact, self.seed, salt, self.xp)
 
     def _cond(self, equation: Any, operands: list[Any]) -> list[Any]:
         branches = [
@@ -182,12 +185,11 @@ def _stacked(outside: Sequence[Any], inside: Sequence[Any]) -> int:
     return sum(len(a.aval.shape) > len(b.aval.shape) for a, b in pairs)
 
 
-def _is_exact(name: str, operands: list[Any], result: Any, params: Any) -> Any:
+def _is_exact(name: str, a: Any, b: Any, result: Any, params: Any) -> Any:
     """Which entries of a result needed no rounding: their bits, or the residual, tell."""
     if not jnp.issubdtype(result.dtype, jnp.floating):
         return None
     bits = jnp.finfo(result.dtype).nmant + 1
-    a, b = operands[0], operands[-1]
     if name in ("add", "add_any", "sub"):
         b = -b if name == "sub" else b
         # Knuth's error of a sum is zero.
@@ -209,46 +211,57 @@ def _is_exact(name: str, operands: list[Any], result: Any, params: Any) -> Any:
 def _significant(value: Any) -> Any:
     """Number of bits from the first to the last that is set."""
     info = jnp.finfo(value.dtype)
-    integer = jnp.dtype(f"uint{info.bits}")
-    pattern = jax.lax.bitcast_convert_type(value, integer)
-    one = jnp.asarray(1, integer)
-    mantissa = (pattern & ((one << info.nmant) - one)) | (one << info.nmant)
-    low = mantissa & (~mantissa + one)
-    trailing = jax.lax.population_count(low - one).astype(jnp.int32)
-    return info.nmant + 1 - trailing
+    pattern = _bits(value)
+    one = pattern.dtype.type(1)
+    leading = one << pattern.dtype.type(info.nmant)
+    mantissa = (pattern & (leading - one)) | leading
+    low = mantissa & (~mantissa + one)  # a power of two, whose exponent is told by a float
+    exponent = _bits(low.astype(value.dtype)) >> pattern.dtype.type(info.nmant)
+    bias = info.maxexp - 1
+    return info.nmant + 1 + bias - exponent.astype(np.int32)
 
 
-@jax.jit
-def _moved(value: Any, exact: Any, seed: Any, salt: Any) -> Any:
-    """Move a real array: one small program for each shape where nothing else is compiled."""
-    info = jnp.finfo(value.dtype)
-    bits = jax.lax.bitcast_convert_type(value, jnp.dtype(f"uint{info.bits}"))
-    draw = _hashed(bits, seed, salt) >> 30  # 0, 1: stay; 2: up; 3: down
-    sign = jnp.where(draw == 2, 1, jnp.where(draw == 3, -1, 0)).astype(value.dtype)
-    moved = value + value * (sign * info.eps)
-    return jnp.where(exact | ~jnp.isfinite(moved), value, moved)
+def _bits(value: Any) -> Any:
+    """The bits of floats, as unsigned integers."""
+    integer = np.dtype(f"uint{8 * value.dtype.itemsize}")
+    if isinstance(value, jax.Array):
+        return jax.lax.bitcast_convert_type(value, integer)
+    return np.asarray(value).view(integer)
+
+
+def _moved(value: Any, exact: Any, seed: Any, salt: Any, xp: Any) -> Any:
+    """Move a real array."""
+    draw = _hashed(_bits(value), seed, salt) >> 30  # 0, 1: stay; 2: up; 3: down
+    sign = xp.where(draw == 2, 1, xp.where(draw == 3, -1, 0)).astype(value.dtype)
+    moved = value + value * (sign * jnp.finfo(value.dtype).eps)
+    return xp.where(exact | ~xp.isfinite(moved), value, moved)
 
 
 def length(jaxpr: Any) -> int:
     """Number of equations, calls entered."""
-    total = 0
-    for equation in jaxpr.eqns:
-        name = CALLS.get(equation.primitive.name)
-        inner = equation.params[name] if name else None
-        total += length(getattr(inner, "jaxpr", inner)) if name else 1
-    return total
+    return sum(1 for _ in _equations(jaxpr))
+
+
+def _largest(jaxpr: Any) -> int:
+    """Size of the largest result."""
+    outputs = (v.aval for equation in _equations(jaxpr) for v in equation.outvars)
+    return max((int(np.prod(getattr(aval, "shape", ()))) for aval in outputs), default=0)
 
 
 def _loops(jaxpr: Any) -> bool:
-    """Whether there is control flow, calls entered."""
+    """Whether there is control flow."""
+    return any(e.primitive.name in ("cond", "while", "scan") for e in _equations(jaxpr))
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    """All equations, those of calls for the calls themselves."""
     for equation in jaxpr.eqns:
         name = CALLS.get(equation.primitive.name)
-        inner = equation.params[name] if name else None
-        if equation.primitive.name in ("cond", "while", "scan"):
-            return True
-        if name and _loops(getattr(inner, "jaxpr", inner)):
-            return True
-    return False
+        if name is None:
+            yield equation
+        else:
+            inner = equation.params[name]
+            yield from _equations(getattr(inner, "jaxpr", inner))
 
 
 def _narrows(before: Any, after: Any) -> bool:
@@ -260,11 +273,11 @@ def _narrows(before: Any, after: Any) -> bool:
 
 def _hashed(bits: Any, seed: Any, salt: Any) -> Any:
     """Thirty-two well mixed bits of a number, a seed and the place in the program."""
-    if bits.dtype == jnp.uint64:
+    if bits.dtype.itemsize == 8:
         bits = bits ^ (bits >> 32)
-    mixed = bits.astype(jnp.uint32) ^ (seed * jnp.uint32(0x9E3779B1))
+    mixed = bits.astype(np.uint32) ^ (seed * np.uint32(0x9E3779B1))
     mixed = mixed ^ salt
     # The finaliser of MurmurHash3.
-    mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(0x85EBCA6B)
-    mixed = (mixed ^ (mixed >> 13)) * jnp.uint32(0xC2B2AE35)
+    mixed = (mixed ^ (mixed >> 16)) * np.uint32(0x85EBCA6B)
+    mixed = (mixed ^ (mixed >> 13)) * np.uint32(0xC2B2AE35)
     return mixed ^ (mixed >> 16)

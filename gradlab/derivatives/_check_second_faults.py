@@ -80,7 +80,9 @@ def faults(
         return []
     source = ev.problem.leaf_of(int(few[0]))
     place = source.place(int(few[0])) if len(few) == 1 else None
-    numbers, words = (number_there, value, bar), "along a random direction"
+    numbers, words = (number_there, value, bar), "only at second order, along a random line"
+    if not np.isfinite(number_there):
+        words = "only at second order: not finite"
     return [
         Finding(source.name, place, output, 2, "autodiff", *numbers, words, other=leaf.name)
     ]

@@ -111,6 +111,11 @@ def _why(ev: Evaluator, first: First, group: int) -> str:
         size = np.maximum(np.abs(first.slopes.value[1][rows]), np.abs(first.exact[rows]))
         share = np.nanmin(np.nanmax(first.slopes.error[1][rows] / size, axis=1))
     noise = first.noisy[group]
+    if np.any(first.slopes.flat[rows] & (first.exact[rows] != 0)):
+        return (
+            "f is exactly constant around the point, autodiff is not zero: rounded values, or "
+            "a straight-through rule"
+        )
     if share < _SHORT:
         words = "the difference lies within the rounding of autodiff"
     elif share < 1:

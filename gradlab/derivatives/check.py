@@ -62,7 +62,8 @@ def check_derivatives(
         f: From any pytrees to a scalar, an array, or a pytree of arrays, made of JAX
             operations. Real and complex floating leaves are checked, others held fixed.
         *args: The point.
-        order: 1 for first derivatives only, 2 for second derivatives as well.
+        order: 1 for first derivatives only, 2 for second derivatives as well, where JAX
+            has them.
         argnums: Which arguments to check; all of them by default.
         seed: Seed of the random directions.
 
@@ -118,11 +119,15 @@ def _checked(
     rng = np.random.default_rng(seed)
     first = check_first(ev, rng, order)
     usable = ev.reverse is None or ev.forward is None
+    notes = [random]
+    if order == 2 and usable and (lacking := ev.lacks_second()):
+        notes.append(f"second derivatives are not available, the first were checked: {lacking}")
+        order = 1
     second = check_second(ev, first, rng) if order == 2 and usable else None
     elsewhere, word = under_vmap(ev, first) if usable else ([], "")
     if not random:
         elsewhere += under_jit(given, f, eager, args)
-    notes = [note for note in (random, word) if note]
+    notes = [note for note in (*notes, word) if note]
     return make_report(ev, given, first, second, elsewhere, notes, order)
 
 
