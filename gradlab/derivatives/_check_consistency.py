@@ -13,6 +13,7 @@ from gradlab.derivatives._check_evaluate import Evaluator
 from gradlab.derivatives._check_first import First
 from gradlab.derivatives._check_problem import Problem
 from gradlab.derivatives._check_report import Finding
+from gradlab.derivatives._check_rounding import decimal_digits
 
 __all__ = ["digit_notes", "given_gradient", "leaf_digits", "under_jit", "under_vmap"]
 
@@ -165,7 +166,7 @@ def leaf_digits(ev: Evaluator, given: Problem, first: First) -> dict[str, float]
     """
     assert first.gradients is not None
     weights, gradient = first.columns.rows[-1], first.gradients[-1]
-    most = _most(given)
+    least = _least(given)
     if ev.problem.wide and given.eps > ev.problem.eps:
         computed = given_gradient(given, weights)
         if computed is None:
@@ -173,7 +174,9 @@ def leaf_digits(ev: Evaluator, given: Problem, first: First) -> dict[str, float]
         error = np.abs(computed.astype(np.float64) - gradient)
     elif max(first.agreement) <= _SHARED * np.sqrt(given.eps):
         groups = zip(first.groups, first.agreement, strict=True)
-        return {leaf.name: _count(part, most) for group, part in groups for leaf in group}
+        return {
+            g.name: float(decimal_digits(part, least)) for group, part in groups for g in group
+        }
     elif ev.gradient_length() <= _LONGEST:
         error = ev.gradient_spread(weights)
     else:
@@ -183,25 +186,18 @@ def leaf_digits(ev: Evaluator, given: Problem, first: First) -> dict[str, float]
         top = float(np.max(np.abs(gradient[leaf.cut]), initial=0.0))
         if top > 0:
             lengths = [np.linalg.norm(part[leaf.cut] / top) for part in (error, gradient)]
-            digits[leaf.name] = _count(float(lengths[0] / lengths[1]), most)
+            digits[leaf.name] = float(decimal_digits(lengths[0] / lengths[1], least))
     return digits
 
 
-def _most(given: Problem) -> float:
-    """Decimal digits that the dtype of a problem holds."""
-    return float(-np.log10(max(given.eps, float(np.finfo(np.float64).eps)) / 2))
-
-
-def _count(error: float, most: float) -> float:
-    """Decimal digits of a relative error: none where it is not below 1."""
-    if not np.isfinite(error):
-        return 0.0
-    return float(np.clip(-np.log10(max(error, 10**-most)), 0.0, most))
+def _least(given: Problem) -> float:
+    """Half the spacing of the dtype of a problem: the smallest error worth a digit."""
+    return max(given.eps, float(np.finfo(np.float64).eps)) / 2
 
 
 def digit_notes(digits: dict[str, float], given: Problem) -> list[str]:
     """Report the leaves that have lost half of their digits."""
-    most = _most(given)
+    most = float(-np.log10(_least(given)))
     return [
         f"the gradient of {leaf.name} has lost digits to rounding: {digits[leaf.name]:.1f} of "
         f"{most:.1f} are right."

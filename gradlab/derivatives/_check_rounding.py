@@ -25,7 +25,7 @@ from jax.extend.core import Literal, jaxpr_as_fun
 from gradlab.derivatives._check_program import CALLS
 from gradlab.derivatives._leaves import is_complex
 
-__all__ = ["length", "rounding_spread"]
+__all__ = ["decimal_digits", "length", "rounding_spread"]
 
 # In cancelling formulas the errors of neighbouring operations partly cancel too; measured on
 # two dozen of them, the spread is too wide by this factor more.
@@ -235,6 +235,15 @@ def _moved(value: Any, exact: Any, seed: Any, salt: Any, xp: Any) -> Any:
     sign = xp.where(draw == 2, 1, xp.where(draw == 3, -1, 0)).astype(value.dtype)
     moved = value + value * (sign * jnp.finfo(value.dtype).eps)
     return xp.where(exact | ~xp.isfinite(moved), value, moved)
+
+
+def decimal_digits(error: Any, least: float) -> np.ndarray:
+    """Decimal digits of a relative error: none where it is 1 or more, or unknown.
+
+    Digits beyond those of `least` are luck.
+    """
+    known = np.where(np.isfinite(error), error, 1.0)
+    return np.asarray(-np.log10(np.clip(known, least, 1.0)) + 0.0)
 
 
 def length(jaxpr: Any) -> int:

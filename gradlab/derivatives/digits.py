@@ -24,7 +24,7 @@ import numpy as np
 
 from gradlab._typing import Params, PyTree
 from gradlab.derivatives._check_problem import Problem, build, canonical, widened
-from gradlab.derivatives._check_rounding import rounding_spread
+from gradlab.derivatives._check_rounding import decimal_digits, rounding_spread
 from gradlab.derivatives._leaves import check_params, check_scalar
 from gradlab.derivatives._numpy import inside_a_transformation, needs_numbers
 
@@ -137,18 +137,12 @@ def _digits(
         samples = int(np.clip(_HELD // value.size, 4, 16))
         error = rounding_spread(derivative(given), given.x, samples)[1]
         size = np.abs(value)
-    least = given.eps / 2  # digits beyond the dtype's own are luck
+    least = given.eps / 2
     with np.errstate(all="ignore"):
         relative = np.where(error == 0, 0.0, error / size)
         top = np.max(size, initial=0.0)  # so that no square overflows
         whole = np.linalg.norm(error / top) / np.linalg.norm(size / top) if top else 0.0
-    return float(_count(np.asarray(whole), least)), _count(relative, least)
-
-
-def _count(error: np.ndarray, least: float) -> np.ndarray:
-    """Decimal digits of a relative error: none where it is 1 or more, or unknown."""
-    known = np.where(np.isfinite(error), error, 1.0)
-    return np.asarray(-np.log10(np.clip(known, least, 1.0)) + 0.0)
+    return float(decimal_digits(whole, least)), decimal_digits(relative, least)
 
 
 def _check_output(f: Callable[[Params], Any], x: Params) -> None:
