@@ -20,8 +20,8 @@ import gradlab as gl
 from gradlab import runs
 
 FIRST_ORDER = ("gd", "momentum", "rmsprop", "adam")
-METHODS = (*FIRST_ORDER, "lbfgs", "newton", "newton_cg")
-DIFFERENCED = ("gd", "lbfgs", "newton")
+METHODS = (*FIRST_ORDER, "optax_lbfgs", "newton", "newton_cg")
+DIFFERENCED = ("gd", "optax_lbfgs", "newton")
 MEASURES = ("steps", "cost", "time")
 # Solved means that a millionth of the possible decrease is left: further than a statistical
 # loss needs, and not so far that rounding decides.
@@ -29,7 +29,7 @@ TOLERANCE = 1e-6
 VALLEY = "Rosenbrock, n = 2"
 # Most of the time goes into compiling, once a problem, method and derivative. So `--quick`
 # keeps one first-order method, and takes differences on the smallest problem alone.
-QUICK_METHODS = ("adam", "lbfgs", "newton", "newton_cg")
+QUICK_METHODS = ("adam", "optax_lbfgs", "newton", "newton_cg")
 # Steps that let a slow method show its rate, and keep the whole under three minutes.
 STEPS, QUICK_STEPS = 1000, 150
 
@@ -121,7 +121,7 @@ def _target(comparison: gl.Comparison, run: Any) -> float:
 
 
 def _count(names: Sequence[str]) -> str:
-    """Count names: `newton 3 times, lbfgs once`."""
+    """Count names: `newton 3 times, optax_lbfgs once`."""
     times = {1: "once", 2: "twice"}
     counts = sorted(((names.count(n), n) for n in dict.fromkeys(names)), key=lambda c: -c[0])
     return ", ".join(f"{name} {times.get(k, f'{k} times')}" for k, name in counts)

@@ -80,11 +80,11 @@ def test_convergence_covers_what_it_promises(convergence):
     assert [p.num_params for p in convergence.problems().values()] == [31, 650, 2, 10]
     first_order, others = (
         ("gd", "momentum", "rmsprop", "adam"),
-        ("lbfgs", "newton", "newton_cg"),
+        ("optax_lbfgs", "newton", "newton_cg"),
     )
     assert list(convergence.METHODS) == [*first_order, *others]
     assert set(convergence.METHODS) <= set(gl.methods())
-    assert set(convergence.DIFFERENCED) == {"gd", "lbfgs", "newton"}
+    assert set(convergence.DIFFERENCED) == {"gd", "optax_lbfgs", "newton"}
 
 
 def test_convergence_prints_a_table_and_an_answer(finished):

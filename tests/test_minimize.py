@@ -188,13 +188,13 @@ def backtracking(store_grad):
         gl.make("gd", learning_rate=1e-3),
         "adam",
         "lbfgs",
-        gl.make("lbfgs", linesearch=optax.scale_by_backtracking_linesearch(15)),
+        gl.make("optax_lbfgs", linesearch=optax.scale_by_backtracking_linesearch(15)),
         backtracking(False),
         backtracking(True),
         "newton",
         "newton_cg",
     ],
-    ids=["gd", "adam", "lbfgs", "lbfgs+bt", "sgd+bt", "sgd+bt+grad", "newton", "newton_cg"],
+    ids=["gd", "adam", "lbfgs", "optax_lbfgs+bt", "sgd+bt", "sgd+bt+grad", "newton", "newton_cg"],
 )
 def test_counters_equal_the_calls_really_made(method):
     CALLS.clear()

@@ -4,9 +4,12 @@ from gradlab.optimizers.first_order import learning_rate_schedule, schedules
 from gradlab.optimizers.method import Method, make, methods
 from gradlab.optimizers.newton import newton
 from gradlab.optimizers.newton_cg import newton_cg
+from gradlab.optimizers.quasi_newton import bfgs, lbfgs
 
 __all__ = [
     "Method",
+    "bfgs",
+    "lbfgs",
     "learning_rate_schedule",
     "make",
     "methods",

@@ -45,7 +45,7 @@ FACTORIES: Mapping[str, tuple[Callable[..., Any], float | None]] = MappingProxyT
         "adamw": (optax.adamw, 1e-2),
         "nadam": (optax.nadam, 1e-2),
         "lion": (optax.lion, 1e-3),
-        "lbfgs": (optax.lbfgs, None),
+        "optax_lbfgs": (optax.lbfgs, None),
     }
 )
 

@@ -17,10 +17,16 @@ from gradlab._errors import check_choice, nearest
 from gradlab.optimizers import first_order
 from gradlab.optimizers.newton import newton
 from gradlab.optimizers.newton_cg import newton_cg
+from gradlab.optimizers.quasi_newton import bfgs, lbfgs
 
 __all__ = ["Method", "as_method", "check_learning_rate", "make", "methods"]
 
-_SECOND_ORDER: dict[str, Callable[..., Any]] = {"newton": newton, "newton_cg": newton_cg}
+_OWN: dict[str, Callable[..., Any]] = {
+    "bfgs": bfgs,
+    "lbfgs": lbfgs,
+    "newton": newton,
+    "newton_cg": newton_cg,
+}
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ def methods() -> list[str]:
         >>> print([name for name in methods() if "newton" in name])
         ['newton', 'newton_cg']
     """
-    return sorted([*first_order.FACTORIES, *_SECOND_ORDER])
+    return sorted([*first_order.FACTORIES, *_OWN])
 
 
 def make(name: str, **options: Any) -> Method:
@@ -103,8 +109,8 @@ def make(name: str, **options: Any) -> Method:
         {'learning_rate': 0.1}
     """
     check_choice("method", name, methods())
-    if name in _SECOND_ORDER:
-        factory, rate = _SECOND_ORDER[name], None
+    if name in _OWN:
+        factory, rate = _OWN[name], None
     else:
         factory, rate = first_order.FACTORIES[name]
     _check_options(name, factory, options, rate)

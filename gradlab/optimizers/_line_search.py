@@ -1,0 +1,622 @@
+"""Line search with approximate Wolfe conditions (Hager & Zhang), shared by its methods.
+
+One trial is one value and gradient. Near a minimum the slopes decide, which are free of the
+cancellation in differences of values. Nothing is absolute: values are compared with the
+noise level of the loss, slopes with the first one, lengths with the bracket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gradlab._tree import inner, max_abs, moved, real_dtype, select
+from gradlab._typing import Array, Params
+from gradlab.optimizers._trust_region import noise_level
+
+__all__ = [
+    "Begin",
+    "LineSearchState",
+    "Pair",
+    "Point",
+    "SearchResult",
+    "begin",
+    "conclude",
+    "initial_state",
+    "measure",
+    "search",
+    "start_point",
+]
+
+# Hager & Zhang (2005), SIAM J. Optim. 16:170-192, section 5; (2006), ACM TOMS 32:113-137.
+DELTA, SIGMA = 0.1, 0.9  # decrease and slope of the Wolfe conditions
+GAMMA = 0.66  # a round of two secants that leaves more of the bracket is followed by a halving
+FIRST = 0.01  # first step, relative to the point; the search lengthens it soon
+# A lengthened step is at least twice, at most ten times as long; theirs is always five times,
+# but the two slopes at hand say where along a parabola the minimum is.
+LEAST_GROWTH, MOST_GROWTH = 2.0, 10.0
+# A trial that rises is cut to the parabola's minimum within these parts of the bracket; one
+# that is not finite to the smaller (their psi_3).
+LEAST_CUT, MOST_CUT = 0.1, 0.5
+# Part of the largest curvature that is still remembered a step later: a tenth after ten.
+FADING = 0.8
+# Thirty halvings are 1e-9 of a step, thirty lengthenings 1e30 of it.
+MAX_TRIALS = 30
+
+
+class LineSearchState(NamedTuple):
+    """State of a method that searches along lines.
+
+    Attributes:
+        count: Accepted steps.
+        value: Loss at the parameters the last update leads to; inf before the first.
+        grad: Gradient there.
+        memory: What the method remembers of the curvature.
+        model: What the last step said, as a vector; see the properties.
+        failed: Whether no acceptable step was found, so that the update was zero.
+        calls: Evaluations made by the method (losses, gradients, Hessian-vector products,
+            Hessians), without those its host makes.
+    """
+
+    count: Array  # type: ignore[assignment]  # the name optax's hosts look for
+    value: Array
+    grad: Params
+    memory: Any
+    model: Array
+    failed: Array
+    calls: Array
+
+    @property
+    def step_size(self) -> Array:
+        """Largest entry of the last step; zero before the first."""
+        return self.model[..., 0]
+
+    @property
+    def decrement(self) -> Array:
+        """Reduction that the last steps' models predicted; inf where they had none."""
+        return self.model[..., 1]
+
+    @property
+    def remaining(self) -> Array:
+        """Length of the last steps' whole steps; inf where they had none."""
+        return self.model[..., 2]
+
+    @property
+    def curvature(self) -> Array:
+        """Curvature along the last step."""
+        return self.model[..., 3]
+
+    @property
+    def stiffness(self) -> Array:
+        """Largest curvature met in the last steps."""
+        return self.model[..., 4]
+
+
+def initial_state(params: Params, memory: Any) -> LineSearchState:
+    """Build the state before the first step, in the parameters' own dtype."""
+    dtype = real_dtype(params)
+    none, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+    grad = jax.tree.map(jnp.zeros_like, params)
+    model = jnp.array([0, jnp.inf, jnp.inf, 0, 0], dtype)
+    inf = jnp.full((), jnp.inf, dtype)
+    return LineSearchState(none, inf, grad, memory, model, no, jnp.zeros(4, jnp.int32))
+
+
+class Point(NamedTuple):
+    """Where a search starts: the loss, and its gradient divided by `unit`, its largest entry.
+
+    So no product of two vectors over- or underflows, whatever the loss's units.
+    """
+
+    params: Params
+    value: Array
+    grad: Params
+    unit: Array
+
+    @property
+    def squares(self) -> Array:
+        """Sum of the squares of the scaled gradient."""
+        return inner(self.grad, self.grad)
+
+
+def start_point(params: Params, value: Array, grad: Params) -> Point:
+    """Scale the gradient, in the working dtype."""
+    unit = max_abs(grad).astype(value.dtype)
+    safe = jnp.where(unit > 0, unit, 1)
+    scaled = jax.tree.map(lambda g: g.astype(unit.dtype) / safe, grad)
+    return Point(params, value, scaled, unit)
+
+
+class Begin(NamedTuple):
+    """How a search begins.
+
+    `slope` is the direction's, `steepest_size` the largest entry of a step along -g that is
+    tried first, `steepest` whether that is the only thing to do.
+    """
+
+    slope: Array
+    steepest_size: Array
+    steepest: Array
+
+
+def begin(
+    state: LineSearchState, point: Point, direction: Params, fresh: Array | bool
+) -> Begin:
+    """Begin with the whole direction; along -g where it is `fresh` or hardly descends.
+
+    A step along -g is as long as the last step, else relative to the point. At zero it is
+    relative to what a linear loss would need to reach zero (Hager & Zhang 2006, rule I0);
+    where that is nothing too, its largest entry is one.
+
+    A slope within the rounding of its sum says nothing.
+    """
+    slope, squares = inner(point.grad, direction), point.squares
+    lengths = inner(direction, direction)
+    eps = jnp.finfo(real_dtype(point.params)).eps
+    descends = -slope > eps * jnp.sqrt(squares * lengths)
+    safe = jnp.where(squares > 0, squares * point.unit, 1)
+    linear = FIRST * jnp.abs(point.value) / safe
+    at_zero = jnp.where((linear > 0) & jnp.isfinite(linear), linear, 1)
+    own = max_abs(point.params).astype(at_zero.dtype)
+    first = jnp.where(own > 0, FIRST * own, at_zero)
+    last = state.step_size.astype(first.dtype)
+    size = jnp.where(last > 0, last, first)
+    parts = _packed(point.unit * slope, size, jnp.logical_or(fresh, ~descends))
+    return Begin(parts[0], parts[1], parts[2] != 0)
+
+
+class Pair(NamedTuple):
+    """Step and change of the gradient, both divided by the step's largest entry.
+
+    Quasi-Newton formulas do not see the common factor, `size`. The change is in the
+    gradient's `unit`; `sy`, `ss`, `yy` are the inner products, `before` that of the step
+    with the gradient at its start, itself divided by `size`. `useful` says that the
+    curvature along the step is above the rounding of the two gradients.
+    """
+
+    step: Params
+    change: Params
+    unit: Array
+    size: Array
+    before: Array
+    sy: Array
+    ss: Array
+    yy: Array
+    useful: Array
+
+
+def measure(point: Point, found: SearchResult) -> Pair:
+    """Measure the step that the host's parameters will take, and the gradient's change."""
+    params, unit = point.params, point.unit
+    dtype = unit.dtype
+    taken = optax.apply_updates(params, found.updates)
+    step = jax.tree.map(lambda a, b: a.astype(dtype) - b.astype(dtype), taken, params)
+    size = max_abs(step)
+    size = jnp.where(size > 0, size, 1)
+    safe = jnp.where(unit > 0, unit, 1)
+    change = jax.tree.map(
+        lambda a, b: (a.astype(dtype) / safe - b) / size, found.grad, point.grad
+    )
+    step = jax.tree.map(lambda s: s / size, step)
+    sy, ss, yy = inner(step, change), inner(step, step), inner(change, change)
+    eps = jnp.finfo(real_dtype(params)).eps
+    rounding = eps * jnp.sqrt(ss) * (2 * jnp.sqrt(point.squares) / size + jnp.sqrt(yy))
+    useful = found.accepted & (sy > rounding) & jnp.isfinite(yy)
+    before = inner(step, point.grad) / size
+    numbers = _packed(size, before, sy, jnp.where(ss > 0, ss, 1), yy, useful)
+    return Pair(step, change, unit, *numbers[:5], numbers[5] > 0)
+
+
+def _packed(*scalars: Array) -> Array:
+    """Compute scalars in one kernel, as a vector.
+
+    A stack of many is compiled to a kernel for each. Selected by position they stay
+    together; the comparison, which never holds, keeps the positions from being computed
+    outside of a loop, one by one.
+    """
+    dtype = jnp.result_type(*(s for s in scalars if jnp.issubdtype(s.dtype, jnp.floating)))
+    first = scalars[0].astype(dtype)
+    position = jax.lax.iota(jnp.int32, len(scalars)) + (first < -jnp.inf)
+    vector = jnp.full(len(scalars), first)
+    for k, scalar in enumerate(scalars[1:], 1):
+        vector = jnp.where(position == k, scalar.astype(dtype), vector)
+    return jax.lax.optimization_barrier(vector)
+
+
+# What is known of the bracket's far end: nothing, a slope that rises, a value that is too
+# high, a value that is not finite.
+OPEN, RISING, HIGH, WALL = 0, 1, 2, 3
+# Where a trial came from: secant of the bracket, secant of one end's last two places, else.
+SECANT, SECOND, OTHER = 0, 1, 2
+SEARCHING, ACCEPTED, LOST = 0, 1, 2
+
+
+class _Bracket(NamedTuple):
+    """Scalars of the search: next trial length, bracket, and how the last trial went.
+
+    `low` is the longest length known to lead down, with value and slope there; `width` the
+    bracket's when the round of secants began; `settling` says that the trial is `low`
+    itself, taken because no better one is left.
+    """
+
+    length: Array
+    low: Array
+    low_value: Array
+    low_slope: Array
+    high: Array
+    high_slope: Array
+    kind: Array
+    width: Array
+    stage: Array
+    steepest: Array
+    settling: Array
+    ended: Array
+    value: Array
+    slope: Array
+    tries: Array
+
+
+class _Line(NamedTuple):
+    """What does not change: value and slopes at zero, the value not to be exceeded."""
+
+    value: Array
+    ceiling: Array
+    slope: Array
+    steepest_slope: Array
+    steepest_size: Array
+
+
+class _Seen(NamedTuple):
+    """What a trial showed: value, slope, noise level, and whether the point moved at all."""
+
+    value: Array
+    slope: Array
+    noise: Array
+    moved: Array
+
+
+class SearchResult(NamedTuple):
+    """Outcome: the step taken, the gradient there, and scalars packed in one vector."""
+
+    updates: Params
+    grad: Params
+    numbers: Array
+
+    @property
+    def value(self) -> Array:
+        """Loss at the point found."""
+        return self._scalars.value
+
+    @property
+    def length(self) -> Array:
+        """Length along the direction."""
+        return self._scalars.length
+
+    @property
+    def slope(self) -> Array:
+        """Slope there."""
+        return self._scalars.slope
+
+    @property
+    def accepted(self) -> Array:
+        """Whether a step was found."""
+        return self._scalars.ended == ACCEPTED
+
+    @property
+    def steepest(self) -> Array:
+        """Whether the step is along -g."""
+        return self._scalars.steepest != 0
+
+    @property
+    def tries(self) -> Array:
+        """Trials made."""
+        return self._scalars.tries.astype(jnp.int32)
+
+    @property
+    def _scalars(self) -> _Bracket:
+        return _Bracket(*(self.numbers[i] for i in range(len(_Bracket._fields))))
+
+
+def search(
+    loss: Callable[[Params], Array],
+    point: Point,
+    direction: Params,
+    begin: Begin,
+    noise: Array | float | None,
+    eps: float,
+    *,
+    ceiling: Array | None = None,
+    sigma: float | None = SIGMA,
+) -> SearchResult:
+    """Search along a direction, then, should nothing be found there, along -g.
+
+    A step is accepted with a sufficient decrease beyond the noise, or, at a value no higher
+    than the noise allows, with a slope that says so; and with a slope of at least `sigma`
+    times the first, which None leaves out. The trial point is what `optax.apply_updates`
+    makes of the updates, so value and gradient belong to the point the host will have.
+
+    Args:
+        loss: The loss of the parameters alone.
+        point: Where to start.
+        direction: Direction to go, in the working dtype.
+        begin: Its slope, and the other direction's size.
+        noise: Noise level of the loss; None is the bound from its `eps`.
+        eps: Rounding unit of the loss.
+        ceiling: Value from which decrease is counted; default the point's.
+        sigma: Part of the first slope that may be left.
+    """
+    params, value, gradient, unit = point
+    size = begin.steepest_size
+    steepest_slope = -unit * size * point.squares
+    ceiling = value if ceiling is None else ceiling
+    line = _Line(*_packed(value, ceiling, begin.slope, steepest_slope, size))
+
+    def step(bracket: _Bracket) -> Params:
+        turned, length = bracket.steepest != 0, bracket.length
+
+        def scaled(d: Array, g: Array, p: Array) -> Array:
+            return (length * jnp.where(turned, -line.steepest_size * g, d)).astype(p.dtype)
+
+        return jax.tree.map(scaled, direction, gradient, params)
+
+    def attempt(carry: tuple[Params, Array]) -> tuple[Params, Array]:
+        now = _Bracket(*carry[1])
+        updates = step(now)
+        new_params = optax.apply_updates(params, updates)
+        new_value, new_grad = jax.value_and_grad(loss)(new_params)
+        new_value = new_value.astype(value.dtype)
+        slope = inner(new_grad, updates).astype(value.dtype) / now.length
+        level = noise_level(line.ceiling, new_value, noise, eps).astype(value.dtype)
+        seen = _Seen(new_value, slope, level, moved(params, new_params))
+        return new_grad, _advance(carry[1], seen, line, sigma)
+
+    def searching(carry: tuple[Params, Array]) -> Array:
+        return _Bracket(*carry[1]).ended == SEARCHING
+
+    # Only a gradient of the parameters' structure is carried: the step is made anew.
+    blank = jax.tree.map(lambda p: jnp.zeros_like(p), params)
+    found, numbers = jax.lax.while_loop(searching, attempt, (blank, _start(line, begin)))
+    return SearchResult(step(_Bracket(*numbers)), found, numbers)
+
+
+def _start(line: _Line, begin: Begin) -> Array:
+    """Build the first bracket: open, and already lost where nothing leads down."""
+    slope = jnp.where(begin.steepest, line.steepest_slope, line.slope)
+    zero, one = jnp.zeros_like(slope), jnp.ones_like(slope)
+    possible = (line.steepest_slope < 0) & jnp.isfinite(line.steepest_slope)
+    possible = possible & jnp.isfinite(line.value)
+    return _packed(
+        *_Bracket(
+            length=one,
+            low=zero,
+            low_value=line.value,
+            low_slope=slope,
+            high=one * jnp.inf,
+            high_slope=one * jnp.inf,
+            kind=zero + OPEN,
+            width=one * jnp.inf,
+            stage=zero + OTHER,
+            steepest=begin.steepest,
+            settling=zero,
+            ended=jnp.where(possible, SEARCHING, LOST),
+            value=line.value,
+            slope=slope,
+            tries=zero,
+        )
+    )
+
+
+def _advance(now: Array, seen: _Seen, line: _Line, sigma: float | None) -> Array:
+    """Judge a trial, narrow the bracket, choose the next trial: packed scalars to the same.
+
+    In three kernels, because one would repeat what they share for each of its outputs.
+    """
+    new, falling, sound = _judge(_Bracket(*now), seen, line, sigma)
+    parts = _packed(*new, falling, sound)
+    new, falling, sound = _Bracket(*parts[:-2]), parts[-2] != 0, parts[-1] != 0
+    plan = _Bracket(*_packed(*_plan(_Bracket(*now), new, seen, falling, sound)))
+    over = _give_up(_Bracket(*now), plan, seen, line)
+    # Where the trial was accepted its length stays what it was.
+    return _packed(
+        *(jnp.where(new.ended == ACCEPTED, a, b) for a, b in zip(new, over, strict=True))
+    )
+
+
+def _judge(
+    now: _Bracket, seen: _Seen, line: _Line, sigma: float | None
+) -> tuple[_Bracket, Array, Array]:
+    """Judge a trial and narrow the bracket by it: also, does it lead down, is it low."""
+    first_slope = jnp.where(now.steepest != 0, line.steepest_slope, line.slope)
+    finite = jnp.isfinite(seen.value) & jnp.isfinite(seen.slope)
+    below = finite & (seen.value <= line.ceiling + seen.noise)
+    decrease = finite & (seen.value <= line.ceiling + DELTA * now.length * first_slope)
+    decrease = decrease & (seen.value < line.ceiling - seen.noise)
+    # The same, told by slopes: exact for a parabola, and blind to the noise of values.
+    decrease = decrease | (below & (seen.slope <= (2 * DELTA - 1) * first_slope))
+    curved = sigma is None or seen.slope >= sigma * first_slope
+    enough = decrease & (curved | (now.settling != 0))
+    # A loss of minus infinity ends the search: nothing is lower.
+    accepted = seen.moved & (enough | (seen.value == -jnp.inf))
+    falling = below & (seen.slope < 0) & seen.moved
+    kind = jnp.where(finite, jnp.where(seen.slope >= 0, RISING, HIGH), WALL)
+    new = now._replace(
+        low=jnp.where(falling, now.length, now.low),
+        low_value=jnp.where(falling, seen.value, now.low_value),
+        low_slope=jnp.where(falling, seen.slope, now.low_slope),
+        high=jnp.where(falling, now.high, now.length),
+        high_slope=jnp.where(falling, now.high_slope, seen.slope),
+        kind=jnp.where(falling, now.kind, kind.astype(now.kind.dtype)),
+        value=seen.value,
+        slope=seen.slope,
+        tries=now.tries + 1,
+        ended=jnp.where(accepted, ACCEPTED, SEARCHING).astype(now.ended.dtype),
+    )
+    return new, falling, below
+
+
+def _plan(now: _Bracket, new: _Bracket, seen: _Seen, falling: Array, sound: Array) -> _Bracket:
+    """Choose the next trial; a `sound` one was finite and not too high."""
+    length, stage, width = _secants(now, new, seen, falling)
+    by_secant = (new.kind == RISING) & sound
+    length = jnp.where(by_secant, length, _lengthened(now, new, seen))
+    length = jnp.where(sound, length, _shortened(new, seen))
+    stage = jnp.where(by_secant, stage, OTHER).astype(stage.dtype)
+    width = jnp.where(by_secant, width, new.high - new.low)
+    return new._replace(length=length, stage=stage, width=width)
+
+
+def _lengthened(now: _Bracket, new: _Bracket, seen: _Seen) -> Array:
+    """Go on downhill: to the minimum of the parabola through two slopes, within bounds.
+
+    Short of an end whose slope is not known, no farther than the middle.
+    """
+    bend = seen.slope - now.low_slope
+    ahead = -seen.slope * (now.length - now.low) / jnp.where(bend > 0, bend, 1)
+    target = jnp.where(bend > 0, now.length + ahead, jnp.inf)
+    target = jnp.clip(target, LEAST_GROWTH * now.length, MOST_GROWTH * now.length)
+    return jnp.minimum(target, 0.5 * (new.low + new.high))
+
+
+def _shortened(new: _Bracket, seen: _Seen) -> Array:
+    """Cut a trial that is too high: to the minimum of the parabola that its value gives."""
+    width = new.high - new.low
+    rise = (seen.value - new.low_value) - new.low_slope * width
+    part = -0.5 * new.low_slope * width / jnp.where(rise > 0, rise, 1)
+    parabola = (rise > 0) & jnp.isfinite(rise)
+    part = jnp.where(parabola, jnp.clip(part, LEAST_CUT, MOST_CUT), LEAST_CUT)
+    return new.low + part * width
+
+
+def _secants(
+    now: _Bracket, new: _Bracket, seen: _Seen, falling: Array
+) -> tuple[Array, Array, Array]:
+    """Choose the next trial between slopes of opposite signs: length, stage, width.
+
+    A round is two secants, through the bracket's ends and through the last two places of
+    the end that moved (order 1 + √2, Hager & Zhang 2005, S1-S4), then, if the bracket has
+    not shrunk enough, a halving.
+    """
+    width, middle = new.high - new.low, 0.5 * (new.low + new.high)
+    secant = new.low - new.low_slope * width / (new.high_slope - new.low_slope)
+    end = jnp.where(falling, now.low, now.high)
+    end_slope = jnp.where(falling, now.low_slope, now.high_slope)
+    bend = seen.slope - end_slope
+    second = now.length - seen.slope * (now.length - end) / jnp.where(bend != 0, bend, 1)
+    inside = (second > new.low) & (second < new.high) & (bend != 0)
+    again = (now.stage == SECANT) & inside
+    shrunk = (width <= GAMMA * now.width) | (now.stage == OTHER)
+    length = jnp.where(again, second, jnp.where(shrunk, secant, middle))
+    length = jnp.where((length > new.low) & (length < new.high), length, middle)
+    stage = jnp.where(again, SECOND, jnp.where(shrunk, SECANT, OTHER))
+    kept = jnp.where(again | ~shrunk, now.width, width)
+    return length, stage.astype(now.stage.dtype), kept
+
+
+def _give_up(now: _Bracket, going: _Bracket, seen: _Seen, line: _Line) -> _Bracket:
+    """Where no trial is left: take the best so far, or try -g instead, or end."""
+    fresh = (going.length > going.low) & (going.length < going.high)
+    limit = MAX_TRIALS * (1 + now.steepest)
+    stuck = ~seen.moved | ~fresh | (now.settling != 0) | (going.tries >= limit)
+    settle = stuck & (going.low > 0) & (now.settling == 0)
+    turn = stuck & ~settle & (now.steepest == 0)
+    lost = stuck & ~settle & ~turn
+    inf = jnp.full_like(now.high, jnp.inf)
+    turned = going._replace(
+        length=jnp.ones_like(now.low),
+        low=jnp.zeros_like(now.low),
+        low_value=line.value,
+        low_slope=line.steepest_slope,
+        high=inf,
+        high_slope=inf,
+        kind=jnp.full_like(now.kind, OPEN),
+        width=inf,
+        stage=jnp.full_like(now.stage, OTHER),
+        steepest=jnp.ones_like(now.steepest),
+        settling=jnp.zeros_like(now.settling),
+    )
+    going = going._replace(
+        length=jnp.where(settle, going.low, going.length),
+        settling=settle.astype(now.settling.dtype),
+        ended=jnp.where(lost, LOST, going.ended).astype(now.ended.dtype),
+    )
+    return _Bracket(*(jnp.where(turn, a, b) for a, b in zip(turned, going, strict=True)))
+
+
+def conclude(
+    state: LineSearchState,
+    point: Point,
+    begin: Begin,
+    direction: Params,
+    found: SearchResult,
+    pair: Pair,
+    memory: Any,
+    grad: Params,
+    *,
+    fading: float,
+    has_model: bool = True,
+) -> tuple[Params, LineSearchState]:
+    """Turn a search's outcome into optax's updates and the next state.
+
+    Where nothing was found the updates are zero and the state keeps its point. What the
+    state tells of the decrement is of the point before, which is farther from the minimum;
+    one lucky step is no sign of the end, so `fading` times what was told before counts too.
+    """
+    ok, dtype = found.accepted, state.value.dtype
+    updates = jax.tree.map(lambda u: jnp.where(ok, u, jnp.zeros_like(u)), found.updates)
+    told = _told(state, begin, inner(direction, direction), found, pair, fading, has_model)
+    size = jnp.where(ok, max_abs(updates), state.step_size)
+    return updates, LineSearchState(
+        count=state.count + ok,
+        value=jnp.where(ok, found.value, point.value).astype(dtype),
+        grad=select(ok, found.grad, grad),
+        memory=memory,
+        model=_packed(size, *told).astype(dtype),
+        failed=~ok,
+        calls=state.calls + found.tries * jnp.array([1, 1, 0, 0], jnp.int32),
+    )
+
+
+def _told(
+    state: LineSearchState,
+    begin: Begin,
+    squares: Array,
+    found: SearchResult,
+    pair: Pair,
+    fading: float,
+    has_model: bool,
+) -> tuple[Array, Array, Array, Array]:
+    """Tell decrement, remaining length, curvature and stiffness.
+
+    A method that `has_model` predicts half the slope of its whole step, whose length is 1.
+    For another the parabola along the line stands in, known after the step.
+    """
+    ok, before = found.accepted, state.decrement
+    modelled = ~begin.steepest & (~ok | ~found.steepest)
+    if has_model:
+        decrement = jnp.where(modelled, -0.5 * begin.slope, jnp.inf)
+        length = jnp.where(modelled, jnp.sqrt(squares), jnp.inf)
+    else:
+        curved = ok & (pair.sy > 0)
+        whole = -pair.before / jnp.where(curved, pair.sy, 1)  # in units of the step taken
+        decrement = -0.5 * pair.unit * pair.size**2 * pair.before * whole
+        decrement = jnp.where(curved, decrement, jnp.inf)
+        length = jnp.where(curved, whole * pair.size * jnp.sqrt(pair.ss), jnp.inf)
+    decrement = jnp.where(ok | modelled, _faded(decrement, before, fading), before)
+    length = jnp.where(ok | modelled, _faded(length, state.remaining, fading), state.remaining)
+    stiffness = pair.unit * jnp.sqrt(pair.yy / pair.ss)
+    stiffness = jnp.maximum(stiffness, FADING * state.stiffness)
+    return (
+        decrement,
+        length,
+        jnp.where(ok, pair.unit * pair.sy / pair.ss, state.curvature),
+        jnp.where(ok, stiffness, state.stiffness),
+    )
+
+
+def _faded(now: Array, before: Array, fading: float) -> Array:
+    """Return the larger of now and what is left of before."""
+    return jnp.where(jnp.isinf(before), now, jnp.maximum(now, fading * before))
