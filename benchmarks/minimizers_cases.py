@@ -35,7 +35,8 @@ MORE_SIZES = (
 VALUE_BAR = {"float64": 1e-8, "float32": 1e-5}
 # A point is stationary when no entry of the gradient exceeds this times max(1, |f|).
 GRADIENT_BAR = 1e-6
-# A point is a saddle when the Hessian has an eigenvalue below minus this times its norm.
+# A stationary point that is not global is a saddle when the Hessian has an eigenvalue below
+# minus this times its norm.
 CURVATURE_BAR = {"float64": 1e-6, "float32": 1e-5}
 # In float32 a point is stationary too when every entry of the gradient is within this
 # many times what the rounding of the gradient and of the point's coordinates changes.
@@ -127,7 +128,7 @@ def cases(
             case = Case(label, problem, {}, dtype)
             for scale in scales:
                 start = _problem(name, size, dtype, scale).init()
-                if np.isfinite(case.reference(start)[0]):
+                if _is_finite_in_float64(name, size, start):
                     case.starts[scale] = start
             found.append(case)
     return found
@@ -138,6 +139,12 @@ def _problem(name: str, size: int | None, dtype: str, scale: float) -> Any:
     variable = "variable" in gl.problems.get(name, dtype=dtype).tags
     options = {"n": size} if variable and size is not None else {}
     return gl.problems.get(name, dtype=dtype, start_scale=scale, **options)
+
+
+def _is_finite_in_float64(name: str, size: int | None, start: Any) -> bool:
+    """Whether the loss can be evaluated there, float64 given."""
+    exact = _problem(name, size, "float64", 1.0)
+    return bool(np.isfinite(exact.loss(jnp.asarray(start, jnp.float64), *exact.args)))
 
 
 def best_values(found: list[Case], answers: dict[tuple[str, str, float], Answer]) -> Any:
@@ -170,9 +177,9 @@ def judge(case: Case, x: Any, best: float) -> Judgement:
     is_global = value - best <= VALUE_BAR[case.dtype] * max(1.0, abs(best))
     flat = size <= GRADIENT_BAR * max(1.0, abs(value)) or _at_floor(case, x, grad, hessian)
     curvatures = np.linalg.eigvalsh(hessian)
-    least = -CURVATURE_BAR[case.dtype] * np.max(np.abs(curvatures))
-    is_saddle = bool(curvatures[0] < least)
-    return Judgement(value, size, is_global, is_global or flat, is_saddle)
+    falls = curvatures[0] < -CURVATURE_BAR[case.dtype] * np.max(np.abs(curvatures))
+    is_saddle = bool(flat and falls and not is_global)
+    return Judgement(value, size, bool(is_global), bool(is_global or flat), is_saddle)
 
 
 def _at_floor(case: Case, x: Any, grad: np.ndarray, hessian: np.ndarray) -> bool:
