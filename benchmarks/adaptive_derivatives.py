@@ -57,14 +57,15 @@ class Counted:
         if isinstance(x, jax.core.Tracer):
             raise jax.errors.TracerArrayConversionError(x)
         self.count += np.size(x)
-        return self.function(np.asarray(x, self.dtype))
+        wide = np.result_type(self.dtype, np.complex64) if np.iscomplexobj(x) else self.dtype
+        return self.function(np.asarray(x, wide))
 
 
-def gradlab(budget: int) -> Callable[..., list[tuple[float, float]]]:
+def gradlab(budget: int, scheme: str = "real") -> Callable[..., list[tuple[float, float]]]:
     """Differentiate with gradlab, all orders from one set of samples."""
 
     def method(f: Counted, x: float, orders: tuple[int, ...]) -> list[tuple[float, float]]:
-        g = adaptive.derivative(f, order=orders, max_nfev=budget)
+        g = adaptive.derivative(f, order=orders, max_nfev=budget, scheme=scheme)
         e = g(np.dtype(f.dtype).type(x))
         return [(float(v), float(b)) for v, b in zip(e.value, e.error, strict=True)]
 

@@ -12,18 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gradlab.derivatives._ladder import Table
+from gradlab.derivatives._ladder import Stack
 
-__all__ = ["Choice", "Samples", "choose"]
+__all__ = ["Choice", "choose"]
 
 # Bars are this many noise levels wide: the residuals are few, and rounding errors of
 # neighbouring samples are not independent.
 _NOISE_WIDTH = 3.0
-# Rungs a run must have below it, to see the noise with.
-_MIN_BELOW = 3
-# Noise level over the largest residual, and how much more the largest of few may hide: with
-# r rungs below a run, level = _LEVEL (1 + _FEW / r) × largest.
-_LEVEL, _FEW = 0.55, 3.0
 # A misfit above this share of the function's variation is no noise but a wrong model,
 # unless it is tiny beside the function itself.
 _NOISE_SHARE, _NOISE_SIZE = 1e-3, 1e-7
@@ -39,22 +34,17 @@ _JUMP_WIDTH = 2.0
 _EXPLAINED = 16.0
 
 
-class Samples(NamedTuple):
-    """A table and the part of the function it is applied to, shape (P, J)."""
-
-    table: Table
-    values: Any
-
-
 class Choice(NamedTuple):
-    """The chosen estimate of one order at each point, in units of the top rung.
+    """The chosen estimates at each point, shape (P, O), in units of the top rung.
 
     Attributes:
-        value: Shape (P,).
+        value: The derivative.
         error: Truncation and noise together.
         top: Highest step of the chosen run.
         noisy: Share of the noise in `error`.
         roundings: Noise level over the rounding of the samples.
+        level: Noise level of the samples.
+        jumps: Whether jumps above the run, or within it, count in `error`.
         doubt: Error at the top step over the variation of the samples.
         following: The same candidate's derivative of the next order, 0 where it has none.
     """
@@ -64,168 +54,139 @@ class Choice(NamedTuple):
     top: Any
     noisy: Any
     roundings: Any
+    level: Any
+    jumps: Any
     doubt: Any
     following: Any
 
 
-def _residuals(sample: Samples, xp: Any) -> Any:
-    """What each candidate's polynomial misses at each rung, shape (P, C, J)."""
-    count, rungs = sample.table.used.shape
-    # Laid out in NumPy, so that a compiler has no large constant to transpose.
-    flat = np.ascontiguousarray(sample.table.predict.reshape(-1, rungs).T)
-    predicted = _times(sample.values, flat, xp).reshape(-1, count, rungs)
-    return abs(predicted - sample.values[:, None, :])
+class Noise(NamedTuple):
+    """What the rungs say of each candidate, shape (P, C).
 
+    Attributes:
+        level: Noise level of its samples.
+        wrong: Whether its misfit is no noise at all.
+        misfit: What it misses at each rung below its run, shape (P, C, J).
+        variation: How far its samples vary.
+        rounding: Rounding of its samples.
+    """
 
-def _times(values: Any, constant: np.ndarray, xp: Any) -> Any:
-    """Multiply by a constant matrix in the values' dtype."""
-    return values @ xp.asarray(constant.astype(values.dtype))
-
-
-def _noise(
-    samples: list[Samples], size: Any, eps: float, blur: Any, given: Any, xp: Any
-) -> Any:
-    """Noise level of each candidate's samples, and whether its misfit is no noise at all."""
-    table = samples[0].table
-    used, below = xp.asarray(table.used), xp.asarray(table.below)
-    largest = xp.max(xp.where(used[None], size[:, None, :], 0), axis=2)
-    variation = 0 * largest
-    misfit = 0 * largest[:, :, None]
-    for sample in samples:
-        inside = xp.where(used[None], abs(sample.values)[:, None, :], 0)
-        variation = variation + xp.max(inside, axis=2)
-        missed = _residuals(sample, xp)
-        misfit = xp.maximum(misfit, xp.where(below[None], missed, 0))
-    few = _LEVEL * (1 + _FEW / np.maximum(table.below.sum(axis=1), 1))
-    level = xp.max(misfit, axis=2) * xp.asarray(few, dtype=size.dtype)[None]
-    wrong = (level > _NOISE_SHARE * variation) & (level > _NOISE_SIZE * largest)
-    # f rounds its values and, on the way there, in effect, its argument. The latter shows
-    # among the residuals, except at steps of few roundings of x, which are all alike.
-    slope = abs(samples[0].values[:, -1]) / float(table.nodes[-1])
-    lowest = xp.asarray(np.where(table.used, table.nodes, 1).min(axis=1), dtype=size.dtype)
-    alike = xp.minimum(1, _FEW_ROUNDINGS * blur[:, None] / lowest[None])
-    floor = 0.5 * eps * largest + _BLUR * (blur * slope)[:, None] * alike
-    level = xp.maximum(xp.maximum(level, floor), given[:, None])
-    level = xp.maximum(level, _quantum(samples, xp))
-    return level, wrong, misfit, variation, largest
+    level: Any
+    wrong: Any
+    misfit: Any
+    variation: Any
+    rounding: Any
 
 
 def choose(
-    samples: list[Samples],
+    stack: Stack,
+    values: Any,
     size: Any,
     finite: Any,
     eps: float,
     blur: Any,
     given: Any,
-    orders: tuple[int, ...],
     xp: Any,
-) -> dict[int, Choice]:
+) -> Choice:
     """Choose the candidate of least error for each order.
 
-    `size` holds |f| at each rung, `finite` which rungs may be used, both of shape (P, J);
-    `blur` is the rounding of x in units of the top rung and `given` a known noise level,
-    both of shape (P,).
+    `values` holds the parts of f at each rung, shape (P, S, J), `size` |f| there and
+    `finite` which rungs may be used, both of shape (P, J); `blur` is the rounding of x in
+    units of the top rung and `given` a known noise level, both of shape (P,).
     """
-    samples = [Samples(t, xp.where(finite, v, 0)) for t, v in samples]
+    values = xp.where(finite[:, None, :], values, 0)
     size = xp.where(finite, size, 0)
-    table = samples[0].table
-    nodes = xp.asarray(table.nodes, dtype=size.dtype)
-    noise, wrong, misfit, variation, largest = _noise(samples, size, eps, blur, given, xp)
-    usable = ~xp.any(~finite[:, None, :] & xp.asarray(table.used)[None], axis=2)
-    usable = usable & (table.below.sum(axis=1) >= _MIN_BELOW)[None]
-    swing = sum(abs(values) for _, values in samples)
-    result = {}
-    for sample in samples:
-        for order, weights in sample.table.weights.items():
-            if order not in orders:
-                continue
-            estimates = _times(sample.values, np.ascontiguousarray(weights.T), xp)
-            truncation = _truncation(estimates, sample.table, order, xp)
-            noisy = (
-                _NOISE_WIDTH
-                * noise
-                * xp.asarray(np.sqrt((weights**2).sum(axis=1))[None], dtype=size.dtype)
-            )
-            lower = xp.max(misfit / (nodes**order)[None, None], axis=2)
-            extra = xp.where(wrong, lower, 0)
-            error = xp.sqrt(truncation**2 + noisy**2) + extra
-            ok = usable & xp.asarray(sample.table.has_order[order])[None]
-            error = xp.where(ok & xp.isfinite(error), error, xp.inf)
-            # Neighbours may agree to the last bit by accident: never less than a rounding.
-            seen = xp.maximum(truncation, eps * abs(estimates))
-            error = error + _hidden(sample, swing, error, seen, noise, order, nodes, xp)
-            result[order] = _pick(
-                xp.argmin(error, axis=1)[:, None],
-                table,
-                nodes,
-                order,
-                (estimates, error, noisy, noise, eps * largest, variation),
-                _next_order(samples, order, xp),
-                xp,
-            )
-    return result
+    noise = _noise(stack, values, size, eps, blur, given, xp)
+    usable = ~xp.any(~finite[:, None, :] & stack.used[None], axis=2) & stack.seen[None]
+    estimates = _estimates(stack.weights, values, xp)
+    truncation = _truncation(estimates, stack, xp)
+    noisy = _NOISE_WIDTH * noise.level[:, None, :] * stack.norm[None]
+    lower = xp.max(noise.misfit[:, None] * stack.scale[None, :, None, :], axis=3)
+    extra = xp.where(noise.wrong[:, None, :], lower, 0)
+    error = xp.sqrt(truncation**2 + noisy**2) + extra
+    error = xp.where(usable[:, None, :] & stack.known[None] & xp.isfinite(error), error, xp.inf)
+    # Neighbours may agree to the last bit by accident: never less than a rounding.
+    seen = xp.maximum(truncation, eps * abs(estimates))
+    hidden = _hidden(stack, values, error, seen, noise.level, xp)
+    following = abs(_estimates(stack.following, values, xp))
+    return _pick(stack, estimates, error + hidden, (noisy, hidden, following), noise, xp)
 
 
-def _next_order(samples: list[Samples], order: int, xp: Any) -> Any:
-    """Estimate the next derivative by every candidate, shape (P, C)."""
-    for table, values in samples:
-        if order + 1 in table.weights:
-            weights = np.ascontiguousarray(table.weights[order + 1].T)
-            return abs(_times(values, weights, xp))
-    count = len(samples[0].table.terms)
-    return 0 * xp.repeat(samples[0].values[:, :1], count, axis=1)
+def _estimates(weights: Any, values: Any, xp: Any) -> Any:
+    """Apply weights of shape (S J, O C): (P, S, J) to (P, O, C)."""
+    flat = values.reshape(values.shape[0], -1)
+    return (flat @ weights[0]).reshape(values.shape[0], weights[1], -1)
+
+
+def _noise(
+    stack: Stack, values: Any, size: Any, eps: float, blur: Any, given: Any, xp: Any
+) -> Noise:
+    """Tell noise from misfit, for each candidate."""
+    both = xp.concatenate([size[:, None, :], abs(values)], axis=1)
+    inside = xp.max(xp.where(stack.used[None, None], both[:, :, None, :], 0), axis=3)
+    largest, variation = inside[:, 0], xp.sum(inside[:, 1:], axis=1)
+    misfit = 0
+    for part, predict in enumerate(stack.predict):
+        here = values[:, part]
+        predicted = (here @ predict).reshape(-1, *stack.used.shape)
+        misfit = xp.maximum(misfit, abs(predicted - here[:, None, :]))
+    misfit = xp.where(stack.below[None], misfit, 0)
+    level = xp.max(misfit, axis=2) * stack.few[None]
+    wrong = (level > _NOISE_SHARE * variation) & (level > _NOISE_SIZE * largest)
+    # f rounds its values and, on the way there, in effect, its argument. The latter shows
+    # among the residuals, except at steps of few roundings of x, which are all alike.
+    slope = abs(values[:, 0, -1]) / float(stack.nodes[-1])
+    alike = xp.minimum(1, _FEW_ROUNDINGS * blur[:, None] / stack.lowest[None])
+    floor = 0.5 * eps * largest + _BLUR * (blur * slope)[:, None] * alike
+    level = xp.maximum(xp.maximum(level, floor), given[:, None])
+    level = xp.maximum(level, _quantum(values, xp))
+    return Noise(level, wrong, misfit, variation, eps * largest)
 
 
 def _pick(
-    best: Any,
-    table: Table,
-    nodes: Any,
-    order: int,
-    columns: tuple[Any, ...],
-    following: Any,
-    xp: Any,
+    stack: Stack, estimates: Any, error: Any, columns: tuple[Any, ...], noise: Noise, xp: Any
 ) -> Choice:
-    """Read the chosen column of each row."""
-    picked = [xp.take_along_axis(column, best, axis=1)[:, 0] for column in columns]
-    value, error, noisy, noise, rounding, variation = picked
-    top = nodes[np.argmax(table.used, axis=1)][best[:, 0]]
+    """Read the chosen candidate of each row and order."""
+    best = xp.argmin(error, axis=2)[:, :, None]
+    value, least, noisy, hidden, following = (
+        xp.take_along_axis(column, best, axis=2)[:, :, 0]
+        for column in (estimates, error, *columns)
+    )
+    level, variation, rounding = (
+        xp.take_along_axis(column[:, None, :] + 0 * error, best, axis=2)[:, :, 0]
+        for column in (noise.level, noise.variation, noise.rounding)
+    )
+    start = xp.asarray(stack.start)[best[:, :, 0]]
+    scale = xp.asarray(stack.scale)[np.arange(len(stack.orders))[None], start]
     # Candidates that claim to be almost as good must agree with the chosen one.
-    rivals = columns[1] <= _RIVALS * error[:, None]
-    apart = abs(columns[0] - value[:, None])
-    error = xp.maximum(error, xp.max(xp.where(rivals, apart, 0), axis=1))
-    tiny = np.finfo(nodes.dtype).tiny
+    rivals = error <= _RIVALS * least[:, :, None]
+    apart = xp.where(rivals, abs(estimates - value[:, :, None]), 0)
+    bar = xp.maximum(least, xp.max(apart, axis=2))
+    tiny = np.finfo(stack.nodes.dtype).tiny
+    swing = xp.maximum(xp.maximum(variation, 64 * rounding), tiny)
     return Choice(
         value,
-        error,
-        top,
-        noisy / xp.maximum(error, tiny),
-        noise / xp.maximum(rounding, tiny),
-        error * top**order / xp.maximum(xp.maximum(variation, 64 * rounding), tiny),
-        xp.take_along_axis(following, best, axis=1)[:, 0],
+        bar,
+        xp.asarray(stack.nodes)[start],
+        noisy / xp.maximum(bar, tiny),
+        level / xp.maximum(rounding, tiny),
+        level,
+        hidden > 0,
+        bar / scale / swing,
+        following,
     )
 
 
-def _truncation(estimates: Any, table: Table, order: int, xp: Any) -> Any:
+def _truncation(estimates: Any, stack: Stack, xp: Any) -> Any:
     """Largest distance to the neighbouring candidates; infinite without the first."""
     total = 0 * estimates
-    for k in range(table.neighbours.shape[1]):
-        near = table.neighbours[:, k]
-        known = (near >= 0) & table.has_order[order][near]
-        apart = abs(estimates - estimates[:, near])
+    for k, (near, known) in enumerate(zip(stack.near, stack.near_known, strict=True)):
+        apart = abs(estimates - estimates[:, :, near])
         total = xp.maximum(total, xp.where(known[None], apart, xp.inf if k == 0 else 0))
     return total
 
 
-def _hidden(
-    sample: Samples,
-    swing: Any,
-    error: Any,
-    truncation: Any,
-    noise: Any,
-    order: int,
-    nodes: Any,
-    xp: Any,
-) -> Any:
+def _hidden(stack: Stack, values: Any, error: Any, truncation: Any, level: Any, xp: Any) -> Any:
     """Noise that shows only above a run, as the jumps of an iterative solver do.
 
     A truncation error shows on the next rung magnified by a known factor. Where the
@@ -233,59 +194,38 @@ def _hidden(
     beside the variation of the function, there is a jump: noise for the runs that reach
     it, and its size over the step is what every derivative taken below it may lack.
     """
-    table, values = sample.table, sample.values
-    has = table.above.any(axis=1)
-    index = np.where(has, np.argmax(table.above, axis=1), 0)
-    rows = table.predict[np.arange(len(index)), index]
-    gain = xp.asarray(1 + np.sqrt((rows**2).sum(axis=1)), dtype=nodes.dtype)
-    missed = abs(_times(values, np.ascontiguousarray(rows.T), xp) - values[:, index])
-    reach = xp.asarray(table.growth[order], dtype=nodes.dtype)
-    explained = _EXPLAINED * (truncation * reach[None] + noise * gain[None])
+    missed = abs(_estimates(stack.beyond, values, xp))
+    explained = _EXPLAINED * (
+        truncation * stack.growth[None] + level[:, None, :] * stack.gain[None]
+    )
     # The candidate that should predict a rung best speaks for it; but its own bound may be
     # small by accident, so any other that should see such a jump, and sees none, has a veto.
-    groups, known = _by_rung(table)
-    bound = xp.where(xp.isfinite(error), explained, xp.inf)[:, groups]
-    bound = xp.where(known[None], bound, xp.inf)
-    misses = missed[:, groups]
-    best = xp.argmin(bound, axis=2)[:, :, None]
-    size = xp.take_along_axis(misses, best, axis=2)
-    veto = xp.any((bound < size) & (misses <= bound), axis=2)
-    size = size[:, :, 0]
-    jump = (size > xp.min(bound, axis=2)) & (size < _NOISE_SHARE * swing) & ~veto
-    heard = xp.where(jump & np.any(known, axis=1)[None], size, 0)
-    start = np.argmax(table.used, axis=1)
-    higher = np.arange(len(table.nodes))[None, :] < start[:, None]
-    slope = heard / (nodes**order)[None]
-    beyond = xp.max(xp.where(higher[None], slope[:, None, :], 0), axis=2)
-    inside = xp.max(xp.where(table.used[None], heard[:, None, :], 0), axis=2)
-    norm = np.sqrt((table.weights[order] ** 2).sum(axis=1))
-    return (
-        _JUMP_WIDTH * beyond + _NOISE_WIDTH * inside * xp.asarray(norm, dtype=nodes.dtype)[None]
-    )
+    bound = xp.where(xp.isfinite(error), explained, xp.inf)[:, :, stack.groups]
+    bound = xp.where(stack.in_group[None, None], bound, xp.inf)
+    misses = missed[:, :, stack.groups]
+    best = xp.argmin(bound, axis=3)[..., None]
+    size = xp.take_along_axis(misses, best, axis=3)
+    veto = xp.any((bound < size) & (misses <= bound), axis=3)
+    size = size[..., 0]
+    swing = xp.sum(abs(values), axis=1)[:, None, :]
+    jump = (size > xp.min(bound, axis=3)) & (size < _NOISE_SHARE * swing) & ~veto
+    heard = xp.where(jump & np.any(stack.in_group, axis=1)[None, None], size, 0)
+    slope = heard * stack.scale[None]
+    higher = np.tri(len(stack.nodes), k=-1, dtype=bool)  # rungs above each rung
+    highest = xp.max(xp.where(higher[None, None], slope[:, :, None, :], 0), axis=3)
+    inside = xp.max(xp.where(stack.used[None, None], heard[:, :, None, :], 0), axis=3)
+    return _JUMP_WIDTH * highest[:, :, stack.start] + _NOISE_WIDTH * inside * stack.norm[None]
 
 
-def _by_rung(table: Table) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the candidates whose run ends just below each rung, padded, and a mask."""
-    usable = table.above & (table.below.sum(axis=1) >= _MIN_BELOW)[:, None]
-    lists = [np.flatnonzero(column) for column in usable.T]
-    width = max(1, *(len(found) for found in lists))
-    groups = np.zeros((len(lists), width), int)
-    known = np.zeros((len(lists), width), bool)
-    for j, found in enumerate(lists):
-        groups[j, : len(found)], known[j, : len(found)] = found, True
-    return groups, known
-
-
-def _quantum(samples: list[Samples], xp: Any) -> Any:
-    """Noise level of a function that is constant on small steps, shape (P,).
+def _quantum(values: Any, xp: Any) -> Any:
+    """Noise level of a function that is constant on small steps, shape (P, 1).
 
     Its even part is exactly zero on the lowest rungs and then rises to half a quantum at
     once. Smooth functions do so at their last rounding, which does no harm.
     """
-    values = samples[-1].values
-    even = abs(values)
+    even = abs(values[:, -1])
     still = even[:, -1:] == 0
     least = xp.min(xp.where(even > 0, even, xp.inf), axis=1)[:, None]
-    variation = xp.max(xp.maximum(even, abs(samples[0].values)), axis=1)[:, None]
+    variation = xp.max(xp.maximum(even, abs(values[:, 0])), axis=1)[:, None]
     quantised = still & (least < _NOISE_SHARE * variation)
     return xp.where(quantised, 0.6 * least, 0)

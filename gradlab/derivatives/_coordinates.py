@@ -48,6 +48,11 @@ class Coordinates:
         """The widest dtype of the leaves."""
         return np.result_type(*self.dtypes)
 
+    def as_complex(self) -> Coordinates:
+        """Return the same layout with complex leaves."""
+        dtypes = tuple(np.result_type(dtype, np.complex64) for dtype in self.dtypes)
+        return Coordinates(self.treedef, self.shapes, dtypes)
+
     def abstract(self) -> PyTree:
         """Shapes and dtypes of the parameters, as f sees them."""
         pairs = zip(self.shapes, self.dtypes, strict=True)

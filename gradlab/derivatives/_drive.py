@@ -7,6 +7,7 @@ that are differentiated at; every row has its own ladder, all of one shape.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,17 +18,20 @@ import numpy as np
 
 from gradlab.derivatives import _choose, _ladder, _scan
 from gradlab.derivatives._powers import exponent_of, scaled
-from gradlab.derivatives._search import OCTAVES, flat_rows, search
+from gradlab.derivatives._search import OCTAVES, Found, flat_rows, search
 
 __all__ = [
     "MIN_NFEV",
     "Answer",
     "Plan",
+    "climb",
     "in_chunks",
+    "ladder_points",
     "make_plan",
     "normalised",
     "run",
     "run_with_ladder",
+    "stack",
 ]
 
 # Share of the evaluations spent on finding the length, and its limits.
@@ -76,6 +80,13 @@ class Plan:
         return _ladder.table(tuple(nodes), kind, terms, extras, self.all_orders)
 
 
+@functools.lru_cache(maxsize=64)
+def stack(plan: Plan, kind: str, dtype: Any) -> _ladder.Stack:
+    """Return all that a ladder needs: `kind` is "central", "even" or "one-sided"."""
+    parts = ("odd", "even") if kind == "central" else (kind,)
+    return _ladder.stacked([plan.table(part) for part in parts], plan.orders, np.dtype(dtype))
+
+
 class Answer(NamedTuple):
     """What is known at each row, shape (P,), for one order."""
 
@@ -84,6 +95,8 @@ class Answer(NamedTuple):
     step: Any
     noisy: Any
     roundings: Any
+    level: Any
+    jumps: Any
     doubt: Any
     smooth: Any
     kink: Any
@@ -136,29 +149,36 @@ def run_with_ladder(
         For each order an `Answer` whose fields have shape (P, m); and the exponent of the
         highest rung, the even parts and the sizes on the ladder, for the first output.
     """
-    work = xp.promote_types(center.dtype, np.float32)
+    center = center.astype(xp.promote_types(center.dtype, np.float32))
+    found = search(plan, x, center, evaluate, eps, xp)
+    values = evaluate(ladder_points(plan, x, found, xp)).astype(center.dtype)
+    return climb(plan, x, center, found, values, eps, given, xp)
+
+
+@np.errstate(all="ignore")
+def climb(
+    plan: Plan, x: Any, center: Any, found: Found, values: Any, eps: float, given: Any, xp: Any
+) -> tuple[dict[int, Answer], tuple[Any, Any, Any]]:
+    """Analyse the values on the ladders, shape (P, M, m); returns as `run_with_ladder`."""
+    work = center.dtype
     rows, outputs = center.shape
-    found = search(plan, x, center.astype(work), evaluate, eps, xp)
     top, side, smooth, kinked = found.top, found.side, found.smooth, found.kink
-    flat_center = flat_rows(center.astype(work)[:, None, :], xp)[:, 0]
-    second = evaluate(_ladder_points(plan, x, top, side, xp)).astype(work)
+    flat_center = flat_rows(center[:, None, :], xp)[:, 0]
     half = plan.rungs
-    parts = _scan.split(
-        second[:, :half, 0], second[:, half:, 0], center[:, :1].astype(work), xp
-    )
+    parts = _scan.split(values[:, :half, 0], values[:, half:, 0], center[:, :1], xp)
     ladder = (top, parts.even, parts.size)
     top, side = xp.repeat(top, outputs), xp.repeat(side, outputs)
     # Half the spacing of x, at most: x is no better known, and f no better computed.
     spacing = xp.repeat(abs(x), outputs).astype(work) * (float(np.finfo(x.dtype).eps) / 2)
     blur = scaled(2 * spacing, -top, xp)
-    answers = _analyse(plan, (flat_rows(second, xp), flat_center, blur, side), eps, given, xp)
+    choice = _analyse(plan, (flat_rows(values, xp), flat_center, blur, side), eps, given, xp)
     answered = {}
     sign = xp.where(side < 0, -1, 1).astype(work)
-    for order in plan.orders:
-        choice = answers[order]
-        value = scaled(choice.value, -top * order, xp) * sign**order
-        error = scaled(choice.error, -top * order, xp)
-        next_up = scaled(choice.following, -top * (order + 1), xp)
+    for k, order in enumerate(plan.orders):
+        here = _choose.Choice(*(field[:, k] for field in choice))
+        value = scaled(here.value, -top * order, xp) * sign**order
+        error = scaled(here.error, -top * order, xp)
+        next_up = scaled(here.following, -top * (order + 1), xp)
         error = error + xp.where(xp.isfinite(next_up), spacing * next_up, 0)
         # Factors of f are rounded too, the same way at every sample.
         error = error + float(np.finfo(work).eps) * abs(value)
@@ -170,10 +190,12 @@ def run_with_ladder(
         fields = (
             value,
             error,
-            scaled(choice.top.astype(x.dtype), top, xp),
-            choice.noisy,
-            choice.roundings,
-            choice.doubt,
+            scaled(here.top.astype(x.dtype), top, xp),
+            here.noisy,
+            here.roundings,
+            here.level,
+            here.jumps,
+            here.doubt,
             smooth,
             broken,
             side,
@@ -182,7 +204,10 @@ def run_with_ladder(
     return answered, ladder
 
 
-def _ladder_points(plan: Plan, x: Any, top: Any, side: Any, xp: Any) -> Any:
+def ladder_points(plan: Plan, x: Any, found: Found, xp: Any) -> Any:
+    """Give the points of each row's ladder, shape (P, M)."""
+    top, side = found.top, found.side
+
     def steps(nodes: np.ndarray) -> Any:
         return scaled(xp.asarray(nodes, dtype=x.dtype)[None, :], top[:, None], xp)
 
@@ -203,28 +228,26 @@ def _padded_one_sided(plan: Plan) -> np.ndarray:
 
 def _analyse(
     plan: Plan, samples: tuple[Any, ...], eps: float, given: Any, xp: Any
-) -> dict[int, _choose.Choice]:
+) -> _choose.Choice:
     """Choose estimates row by row, in chunks, with the table that fits the side.
 
     `samples` are the values, f(x), the rounding of x in units of the top rung and the side.
     """
+    dtype = samples[0].dtype
 
     def central(values: Any, center: Any, blur: Any) -> Any:
         half = plan.rungs
         parts = _scan.split(values[:, :half], values[:, half:], center[:, None], xp)
-        samples = [
-            _choose.Samples(plan.table("odd"), parts.odd),
-            _choose.Samples(plan.table("even"), parts.even),
-        ]
-        return normalised(samples, parts.size, eps, blur, given * 0.75, plan.orders, xp)
+        both = xp.stack([parts.odd, parts.even], axis=1)
+        ladder = stack(plan, "central", dtype)
+        return normalised(ladder, both, parts.size, eps, blur, given * 0.75, xp)
 
     def alone(values: Any, center: Any, blur: Any) -> Any:
-        table = plan.table("one-sided")
-        values = values[:, : len(table.nodes)]
+        ladder = stack(plan, "one-sided", dtype)
+        values = values[:, : len(ladder.nodes)]
         gain = values - center[:, None]
         size = xp.maximum(abs(values), abs(center)[:, None])
-        samples = [_choose.Samples(table, gain)]
-        return normalised(samples, size, eps, blur, given * 1.5, plan.orders, xp)
+        return normalised(ladder, gain[:, None, :], size, eps, blur, given * 1.5, xp)
 
     def nothing(*operands: Any) -> Any:
         shapes = jax.eval_shape(alone, *operands)
@@ -241,7 +264,7 @@ def _analyse(
             other = alone(*operands)
         else:
             return both
-        return jax.tree.map(lambda a, b: xp.where(side == 0, a, b), both, other)
+        return jax.tree.map(lambda a, b: xp.where((side == 0)[:, None], a, b), both, other)
 
     return in_chunks(chunk, samples, xp)
 
@@ -267,31 +290,28 @@ def in_chunks(function: Callable[..., Any], operands: tuple[Any, ...], xp: Any) 
 
 
 def normalised(
-    samples: list[Any],
-    size: Any,
-    eps: float,
-    blur: Any,
-    given: Any,
-    orders: tuple[int, ...],
-    xp: Any,
-) -> dict[int, _choose.Choice]:
+    ladder: _ladder.Stack, values: Any, size: Any, eps: float, blur: Any, given: Any, xp: Any
+) -> _choose.Choice:
     """Scale the values by a power of two, so that nothing over- or underflows on the way."""
-    finite = xp.isfinite(size)
-    for _, values in samples:
-        finite = finite & xp.isfinite(values)
+    finite = xp.isfinite(size) & xp.all(xp.isfinite(values), axis=1)
     largest = xp.max(xp.where(finite, size, 0), axis=1)
     exponent = xp.where(largest > 0, exponent_of(largest, xp), 0)
     down = -exponent[:, None]
-    lowered = [_choose.Samples(t, scaled(v, down, xp)) for t, v in samples]
     noise = scaled(xp.zeros_like(largest) + given, -exponent, xp)
-    result = _choose.choose(
-        lowered, scaled(size, down, xp), finite, eps, blur, noise, orders, xp
+    choice = _choose.choose(
+        ladder,
+        scaled(values, down[:, None], xp),
+        scaled(size, down, xp),
+        finite,
+        eps,
+        blur,
+        noise,
+        xp,
     )
-    return {
-        order: c._replace(
-            value=scaled(c.value, exponent, xp),
-            error=scaled(c.error, exponent, xp),
-            following=scaled(c.following, exponent, xp),
-        )
-        for order, c in result.items()
-    }
+    back = exponent[:, None]
+    return choice._replace(
+        value=scaled(choice.value, back, xp),
+        error=scaled(choice.error, back, xp),
+        following=scaled(choice.following, back, xp),
+        level=scaled(choice.level, back, xp),
+    )

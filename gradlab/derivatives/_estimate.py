@@ -30,6 +30,7 @@ class DerivativeStatus(enum.IntEnum):
     UNRESOLVED = 3
     NOT_DIFFERENTIABLE = 4
     NONFINITE = 5
+    NOT_ANALYTIC = 6
 
 
 _MESSAGES = {
@@ -43,6 +44,8 @@ _MESSAGES = {
     DerivativeStatus.NOT_DIFFERENTIABLE: "the slope jumps at this point: the value is the mean "
     "of the two slopes and the bar reaches both",
     DerivativeStatus.NONFINITE: "the function itself is NaN or infinite here",
+    DerivativeStatus.NOT_ANALYTIC: "the complex step contradicts real differences, so the "
+    "function is not analytic here: value and bar are those of real differences",
 }
 
 
@@ -82,8 +85,13 @@ class Estimate(NamedTuple):
         return f"{status.name}: {_MESSAGES[status]}."
 
 
-def judge(answer: Answer, center: Any, nfev: int, shape: tuple[int, ...]) -> Estimate:
-    """Give one order's answer a status, and its fields a shape; `center` is f(x)."""
+def judge(
+    answer: Answer, center: Any, nfev: int, shape: tuple[int, ...], refuted: Any = None
+) -> Estimate:
+    """Give one order's answer a status, and its fields a shape.
+
+    `center` is f(x); `refuted` says where a complex step that was asked for is none.
+    """
     xp = np if isinstance(answer.value, np.ndarray) else jnp
     status = DerivativeStatus
     value, error = answer.value, answer.error
@@ -94,6 +102,8 @@ def judge(answer: Answer, center: Any, nfev: int, shape: tuple[int, ...]) -> Est
     code = xp.where(answer.side != 0, int(status.ONE_SIDED), code)
     code = xp.where(~xp.isfinite(error) | doubtful, int(status.UNRESOLVED), code)
     code = xp.where(answer.kink, int(status.NOT_DIFFERENTIABLE), code)
+    if refuted is not None:
+        code = xp.where(refuted, int(status.NOT_ANALYTIC), code)
     code = xp.where(finite, code, int(status.NONFINITE)).astype(np.int32)
     value = xp.where(finite, value, xp.nan)
     error = xp.where(finite & ~xp.isnan(error), error, xp.inf)

@@ -30,14 +30,14 @@ def run(
     """Return the answer for order 2 with fields of shape (n, n)."""
     n = flat.size
     repeated = xp.repeat(center, n, axis=0)
-    diagonal, ladder = _drive.run_with_ladder(
+    diagonal, samples = _drive.run_with_ladder(
         plan, flat, repeated, coordinate_lines(lines, flat, xp), eps, given, xp
     )
     answer = _drive.Answer(*(xp.diag(field[:, 0]) for field in diagonal[2]))
     if n == 1:
         return {2: answer}
     first, second = np.triu_indices(n, 1)
-    top, even, size = ladder
+    top, even, size = samples
     nodes = xp.asarray(plan.nodes, dtype=flat.dtype)
     step = scaled(xp.ones_like(flat)[:, None] * nodes[None, :], top[:, None], xp)
     pairs = np.stack([first, second], axis=1)
@@ -49,12 +49,15 @@ def run(
     mixed = parts.even - even[first] - even[second]
     largest = xp.maximum(parts.size, xp.maximum(size[first], size[second]))
 
+    ladder = _drive.stack(plan, "even", mixed.dtype)
+
     def choose(mixed: Any, size: Any) -> _choose.Choice:
-        samples = [_choose.Samples(plan.table("even"), mixed)]
         noise = _MIXED_NOISE * given
-        return _drive.normalised(samples, size, eps, 0 * size[:, 0], noise, (2,), xp)[2]
+        parts = mixed[:, None, :]
+        return _drive.normalised(ladder, parts, size, eps, 0 * size[:, 0], noise, xp)
 
     choice = _drive.in_chunks(choose, (mixed, _MIXED_NOISE * largest), xp)
+    choice = _choose.Choice(*(field[:, 0] for field in choice))
     # The coefficient of t² is H_ij h_i h_j; the order 2 of a table is twice that.
     shift = -(top[first] + top[second]) - 1
     value, error = scaled(choice.value, shift, xp), scaled(choice.error, shift, xp)
@@ -63,7 +66,7 @@ def run(
     broken = answer.kink[first, first] | answer.kink[second, second]
     one_sided = (answer.side[first, first] != 0) | (answer.side[second, second] != 0)
     error = xp.where(broken | one_sided, xp.inf, error)
-    quality = (choice.noisy, choice.roundings, choice.doubt)
+    quality = (choice.noisy, choice.roundings, choice.level, choice.jumps, choice.doubt)
     off = _drive.Answer(value, error, reach, *quality, smooth, broken, 0 * shift)
     return {2: _drive.Answer(*_filled(answer, off, first, second, xp))}
 

@@ -18,15 +18,28 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Table", "central_nodes", "one_sided_nodes", "table"]
+__all__ = [
+    "MIN_BELOW",
+    "Stack",
+    "Table",
+    "central_nodes",
+    "one_sided_nodes",
+    "stacked",
+    "table",
+]
 
 # Fractions inserted between the powers of two, in the order in which a larger budget buys
 # them. Few mantissa bits, so that x + h stays exact.
 _FRACTIONS = (0.75, 0.875, 0.625)
+# Rungs a run must have below it, to see the noise with.
+MIN_BELOW = 3
+# Noise level over the largest residual, and how much more the largest of few may hide: with
+# r rungs below a run, level = _LEVEL (1 + _FEW / r) × largest.
+_LEVEL, _FEW = 0.55, 3.0
 
 
 class Table(NamedTuple):
@@ -177,3 +190,135 @@ def table(
         growth,
         u,
     )
+
+
+class Stack(NamedTuple):
+    """Tables of S parts of a function with the same C candidates, ready for use.
+
+    All arrays are NumPy's, in the dtype of the samples; a compiler sees constants.
+
+    Attributes:
+        orders: The orders asked for, shape (O,).
+        nodes: Steps in units of the top rung, shape (J,).
+        scale: Nodes to the power of minus each order, shape (O, J).
+        weights: Matrix of shape (S J, O C) to all estimates of all orders, and O.
+        following: The same for the next order each.
+        beyond: The same for what a candidate of this order misses at the rung above its run.
+        predict: For each part, matrix of shape (J, C J) to `Table.predict`.
+        known: Whether a candidate can tell an order, shape (O, C).
+        norm: Root of the sum of squares of its weights, shape (O, C).
+        growth: As in `Table`, shape (O, C).
+        gain: Noise of a prediction at the rung above, in noise levels, shape (O, C).
+        used, below: As in `Table`, shape (C, J).
+        seen: Whether a candidate has enough rungs below its run, shape (C,).
+        few: Noise level over the largest residual, shape (C,).
+        lowest: Lowest step of each candidate, shape (C,).
+        start: Highest rung of each candidate, shape (C,).
+        near: `Table.neighbours`, shape (2, C).
+        near_known: Whether a neighbour is there and can tell the order, shape (2, O, C).
+        groups: Candidates whose run ends just below each rung, padded, shape (J, G).
+        in_group: Which of them are not padding, shape (J, G).
+    """
+
+    orders: np.ndarray
+    nodes: np.ndarray
+    scale: np.ndarray
+    weights: tuple[np.ndarray, int]
+    following: tuple[np.ndarray, int]
+    beyond: tuple[np.ndarray, int]
+    predict: list[np.ndarray]
+    known: np.ndarray
+    norm: np.ndarray
+    growth: np.ndarray
+    gain: np.ndarray
+    used: np.ndarray
+    below: np.ndarray
+    seen: np.ndarray
+    few: np.ndarray
+    lowest: np.ndarray
+    start: np.ndarray
+    near: np.ndarray
+    near_known: np.ndarray
+    groups: np.ndarray
+    in_group: np.ndarray
+
+
+def stacked(tables: list[Table], orders: tuple[int, ...], dtype: Any) -> Stack:
+    """Put the tables of all parts together, for the orders that they can tell."""
+    first = tables[0]
+    below_count = first.below.sum(axis=1)
+    start = np.argmax(first.used, axis=1)
+    of_order = [next(t for t in tables if o in t.weights) for o in orders]
+    near = np.maximum(first.neighbours.T, 0)
+    there = first.neighbours.T >= 0
+    known = np.array([t.has_order[o] for t, o in zip(of_order, orders, strict=True)])
+    beyond = {o: _beyond(t) for t, o in zip(of_order, orders, strict=True)}
+    rows = [t.predict[np.arange(len(start)), _above(t)] for t in of_order]
+    groups, in_group = _by_rung(first)
+
+    def matrix(weights: Any) -> tuple[np.ndarray, int]:
+        blocks = [
+            np.concatenate([weights(t, o).T for o in orders], axis=1).astype(dtype)
+            for t in tables
+        ]
+        return np.ascontiguousarray(np.concatenate(blocks)), len(orders)
+
+    def of(table: Table, rows: dict[int, np.ndarray], order: int) -> np.ndarray:
+        return rows.get(order, np.zeros(table.used.shape))
+
+    return Stack(
+        np.array(orders),
+        first.nodes.astype(dtype),
+        (first.nodes[None] ** -np.array(orders, float)[:, None]).astype(dtype),
+        matrix(lambda t, o: of(t, t.weights, o)),
+        matrix(lambda t, o: of(t, t.weights, o + 1)),
+        matrix(lambda t, o: beyond[o] if o in t.weights else np.zeros(t.used.shape)),
+        [
+            np.ascontiguousarray(t.predict.reshape(-1, len(t.nodes)).T.astype(dtype))
+            for t in tables
+        ],
+        known,
+        np.array(
+            [
+                np.sqrt((t.weights[o] ** 2).sum(axis=1))
+                for t, o in zip(of_order, orders, strict=True)
+            ]
+        ).astype(dtype),
+        np.array([t.growth[o] for t, o in zip(of_order, orders, strict=True)]).astype(dtype),
+        np.array([1 + np.sqrt((r**2).sum(axis=1)) for r in rows]).astype(dtype),
+        first.used,
+        first.below,
+        below_count >= MIN_BELOW,
+        (_LEVEL * (1 + _FEW / np.maximum(below_count, 1))).astype(dtype),
+        np.where(first.used, first.nodes, 1).min(axis=1).astype(dtype),
+        start,
+        near,
+        there[:, None] & known[:, near].transpose(1, 0, 2),
+        groups,
+        in_group,
+    )
+
+
+def _above(table: Table) -> np.ndarray:
+    """Index of the rung above each candidate's run; 0 where there is none."""
+    return np.where(table.above.any(axis=1), np.argmax(table.above, axis=1), 0)
+
+
+def _beyond(table: Table) -> np.ndarray:
+    """Weights of what each candidate misses at the rung above its run, shape (C, J)."""
+    index = np.arange(len(table.terms))
+    rows = table.predict[index, _above(table)].copy()
+    rows[index, _above(table)] -= 1
+    return rows
+
+
+def _by_rung(table: Table) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the candidates whose run ends just below each rung, padded, and a mask."""
+    usable = table.above & (table.below.sum(axis=1) >= MIN_BELOW)[:, None]
+    lists = [np.flatnonzero(column) for column in usable.T]
+    width = max(1, *(len(found) for found in lists))
+    groups = np.zeros((len(lists), width), int)
+    known = np.zeros((len(lists), width), bool)
+    for j, found in enumerate(lists):
+        groups[j, : len(found)], known[j, : len(found)] = found, True
+    return groups, known

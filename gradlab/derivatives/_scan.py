@@ -21,10 +21,18 @@ __all__ = ["Parts", "choose_top", "kink", "levels", "one_sided_parts", "split"]
 _GOOD, _DEPARTED = 2.0**-6, 2.0**-4
 # A smallest disagreement above this is noise.
 _NOISY = 2.0**-12
+# A disagreement stands clear of rounding from this many roundings on.
+_CLEAR = 2.0**10
+# Where the disagreement has risen above the noise, of a smooth function it goes on rising as
+# h², by 64 or more from level to level. If it rises by less than this, a part of f that is
+# small beside the others has come to its own length.
+_STILL = 4.0
 # Octaves from the first level that stands clear of the noise to the highest rung.
 _ABOVE_CLEAR = 4
 # Octaves added to a length of which noise leaves only a lower bound: half a scan's gap.
 _UNKNOWN_LENGTH = 4
+# A jump of the slope is read with an eighth of error: from this many roundings on.
+_ABOVE_ROUNDING = 16.0
 # The highest rung is this many octaves above the estimated length.
 _HEADROOM = 1
 # Exponents searched: below |x| as far as its own roundings, and around 1.
@@ -50,7 +58,8 @@ def levels(xp: Any, x: Any, count: int) -> Any:
     info = np.finfo(x.dtype)
     zero = x == 0
     exponent = xp.where(zero, 0, exponent_of(x, xp) - 1)
-    low = xp.where(exponent < 0, exponent - _BELOW_SMALL, exponent - info.nmant)
+    below = min(_BELOW_SMALL, info.nmant)  # nothing smaller moves x
+    low = xp.where(exponent < 0, exponent - below, exponent - info.nmant)
     low = xp.where(zero, -_BELOW_ZERO, low)
     low = xp.clip(low, int(info.minexp) + 4, None)
     high = xp.clip(xp.maximum(exponent, 0) + _ABOVE, None, int(info.maxexp) - 4)
@@ -90,8 +99,11 @@ def _at(values: Any, index: Any, xp: Any) -> Any:
     return xp.take_along_axis(values, index[:, None], axis=1)[:, 0]
 
 
-def _disagreement(parts: Parts, exponents: Any, eps: float, xp: Any) -> tuple[Any, Any]:
-    """Compare each level with the one below: relative disagreement, and in units of f."""
+def _disagreement(
+    parts: Parts, exponents: Any, eps: float, xp: Any
+) -> tuple[Any, Any, Any]:
+    """Compare each level with the one below: relative disagreement, where one part alone
+    leaves the ladder, and where a small part of f does."""
     down = exponents[:, :-1] - exponents[:, 1:]
     odd, even = parts.odd[:, :-1], parts.even[:, :-1]
     off_odd = abs(odd - scaled(parts.odd[:, 1:], down, xp))
@@ -101,7 +113,7 @@ def _disagreement(parts: Parts, exponents: Any, eps: float, xp: Any) -> tuple[An
     relative = xp.where(total > 0, both / xp.where(total > 0, total, 1), xp.inf)
     # A part that is small beside the other can leave the ladder unseen: judge it alone,
     # where it stands clear of rounding and agreed with itself one level below.
-    clear = 2.0**10 * eps * parts.size[:, :-1]
+    clear = _CLEAR * eps * parts.size[:, :-1]
     alone = both < 0  # nowhere yet
     for off, part in ((off_odd, odd), (off_even, even)):
         agreed = (off <= abs(part) / 4) & (part != 0)
@@ -111,7 +123,10 @@ def _disagreement(parts: Parts, exponents: Any, eps: float, xp: Any) -> tuple[An
     pad = xp.full_like(relative[:, :1], xp.inf)
     relative = xp.concatenate([pad, xp.where(bad, xp.inf, relative)], axis=1)
     alone = xp.concatenate([alone[:, :1] | True, alone | bad], axis=1)
-    return relative, alone
+    absolute = xp.concatenate([xp.zeros_like(both[:, :1]), xp.where(bad, 0, both)], axis=1)
+    risen = (absolute > 16 * _lower_max(absolute, xp)) & (absolute > _CLEAR * eps * parts.size)
+    after = xp.concatenate([relative[:, 1:], pad], axis=1)
+    return relative, alone, risen & (after < _STILL * relative)
 
 
 def choose_top(parts: Parts, exponents: Any, eps: float, xp: Any) -> tuple[Any, Any]:
@@ -121,7 +136,7 @@ def choose_top(parts: Parts, exponents: Any, eps: float, xp: Any) -> tuple[Any, 
     """
     count = exponents.shape[1]
     column = xp.arange(count)[None, :]
-    relative, alone = _disagreement(parts, exponents, eps, xp)
+    relative, alone, small = _disagreement(parts, exponents, eps, xp)
     good = relative <= _GOOD
     none = good[:, :1] & False
     beside = xp.concatenate([good[:, 1:], none], axis=1) | xp.concatenate(
@@ -135,16 +150,20 @@ def choose_top(parts: Parts, exponents: Any, eps: float, xp: Any) -> tuple[Any, 
     start = xp.where(xp.any(strong, axis=1), xp.argmax(strong, axis=1), best)
     smooth = _at(relative, start, xp) <= _DEPARTED
     after = column > start[:, None]
-    departed = after & ((relative > _DEPARTED) | alone)
+    departed = after & ((relative > _DEPARTED) | alone | small)
     depart = _first(departed, count, xp)
-    length = _length_exponent(relative, exponents, depart, xp)
+    # The length of a small part is read from its share of the disagreement.
+    share = xp.where(_at(small, xp.clip(depart, None, count - 1), xp), _at(relative, xp.clip(depart, None, count - 1), xp), 1)
+    length = _length_exponent(relative, share, exponents, depart, xp)
     growth = _growth_exponent(parts, exponents, depart, xp)
     top = xp.minimum(length, growth) + _HEADROOM
     fallback = _variation_exponent(parts, exponents, xp)
     return xp.where(smooth, xp.round(top).astype(exponents.dtype), fallback), smooth
 
 
-def _length_exponent(relative: Any, exponents: Any, depart: Any, xp: Any) -> Any:
+def _length_exponent(
+    relative: Any, share: Any, exponents: Any, depart: Any, xp: Any
+) -> Any:
     """Read the length from the last smooth level: disagreement ≈ (h/length)²/6.
 
     Where that disagreement is large and yet smaller than the one before, it is noise, and
@@ -152,8 +171,9 @@ def _length_exponent(relative: Any, exponents: Any, depart: Any, xp: Any) -> Any
     """
     count = exponents.shape[1]
     previous = xp.clip(depart - 1, 0, None)
-    disagreement = xp.clip(_at(relative, previous, xp), np.finfo(relative.dtype).tiny, None)
-    before = _at(relative, xp.clip(previous - 1, 0, None), xp)
+    shared = _at(relative, previous, xp) / share
+    disagreement = xp.clip(shared, np.finfo(relative.dtype).tiny, None)
+    before = _at(relative, xp.clip(previous - 1, 0, None), xp) / share
     here = _at(exponents, previous, xp).astype(relative.dtype)
     there = _at(exponents, xp.clip(depart, None, count - 1), xp).astype(relative.dtype)
     read = xp.clip(here - 0.5 * xp.log2(6 * disagreement), here, there)
@@ -201,9 +221,14 @@ def _varied(parts: Parts, xp: Any) -> Any:
 def _clear(parts: Parts, xp: Any) -> Any:
     """Tell the levels whose variation is 16 times everything below: noise is level."""
     varied = _varied(parts, xp)
-    before = np.tri(varied.shape[1], k=-1, dtype=bool)[None]
-    lower = xp.max(xp.where(before, varied[:, None, :], 0), axis=2)
+    lower = _lower_max(varied, xp)
     return (varied > 16 * lower) & (lower > 0)
+
+
+def _lower_max(values: Any, xp: Any) -> Any:
+    """Largest value at all lower levels, 0 at the lowest."""
+    before = np.tri(values.shape[1], k=-1, dtype=bool)[None]
+    return xp.max(xp.where(before, values[:, None, :], 0), axis=2)
 
 
 def kink(parts: Parts, exponents: Any, eps: float, xp: Any) -> Any:
@@ -215,7 +240,7 @@ def kink(parts: Parts, exponents: Any, eps: float, xp: Any) -> Any:
     shift = exponents[:, 1:] - exponents[:, :-1]
     low, high = abs(parts.even[:, :-1]), abs(parts.even[:, 1:])
     expected = scaled(low, shift, xp)
-    clear = low > 64 * eps * parts.size[:, :-1]
+    clear = low > _ABOVE_ROUNDING * eps * parts.size[:, :-1]
     linear = abs(high - expected) <= expected / 8
     # The lowest clear pair and the next one; the level below must be unclear for its
     # smallness alone, not because the function is straight there.
@@ -224,6 +249,6 @@ def kink(parts: Parts, exponents: Any, eps: float, xp: Any) -> Any:
     both = clear & linear
     before = xp.clip(first - 1, 0, None)
     shrunk = scaled(_at(low, first, xp), -_at(shift, before, xp), xp)
-    hidden = shrunk <= 128 * eps * _at(parts.size, before, xp)
+    hidden = shrunk <= 2 * _ABOVE_ROUNDING * eps * _at(parts.size, before, xp)
     hidden = hidden | (first == 0)
     return _at(both, first, xp) & _at(both, second, xp) & (second > first) & hidden

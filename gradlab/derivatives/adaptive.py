@@ -22,7 +22,6 @@ References:
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -30,9 +29,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradlab._errors import leaf_name
-from gradlab._typing import AnyArray, ArrayLike, Params, PyTree
-from gradlab.derivatives import _drive, _hessian
+from gradlab._typing import ArrayLike, Params, PyTree
+from gradlab.derivatives import _complex, _drive, _hessian
+from gradlab.derivatives._adaptive_options import (
+    check_number,
+    check_outputs,
+    checked_noise,
+    checked_orders,
+    checked_plan,
+    checked_points,
+    coarser_eps,
+)
 from gradlab.derivatives._coordinates import Coordinates, blocks, on_lines
 from gradlab.derivatives._drive import Answer, Plan
 from gradlab.derivatives._estimate import DerivativeStatus, Estimate, judge
@@ -51,7 +58,6 @@ __all__ = ["DerivativeStatus", "Estimate", "derivative", "grad", "hessian", "jac
 
 # Evaluations at each point (or along each coordinate), including the one at the point.
 _NFEV_FIRST, _NFEV_HIGHER, _NFEV_COORDINATE = 50, 100, 35
-_MAX_ORDER = 8
 
 
 def derivative(
@@ -61,6 +67,7 @@ def derivative(
     max_nfev: int | None = None,
     noise: float | None = None,
     side: int = 0,
+    scheme: str = "auto",
 ) -> Callable[[ArrayLike], Estimate]:
     r"""Build the derivative of a function of one variable, elementwise over its points.
 
@@ -68,7 +75,17 @@ def derivative(
     fitted with polynomials on a ladder of steps chosen for each point; all orders come from
     the same samples. It fails, and says so, where f jumps, has a kink or is noise
     throughout. A function that is smooth on a smaller scale than the ladder resolves
-    (noise with a slope of its own) is differentiated beneath it or above it, not both.
+    (noise with a slope of its own) is differentiated beneath it or above it, not both. A
+    `while_loop` that stops at an absolute tolerance makes one: beneath its tolerance the
+    result is a step function of x, or smooth pieces with jumps between them, whose noise the
+    ladder sees and the bar covers. Make the tolerance relative, or tighter, for more digits.
+
+    Where f takes complex numbers, the samples of the ladder are moved off the real axis by
+    $h$, far below a rounding: $\operatorname{Im} f(t + ih)/h = f'(t)$ is not rounded by the
+    size of f (Squire and Trapp). It is never taken on trust: |x| or a rounded function give
+    numbers too. JAX functions are read for what is not analytic, and in any case the real
+    parts of the same samples must confirm it, within their bars, at this very point; else
+    the answer is theirs.
 
     Args:
         f: From a number to a number. JAX functions are mapped over the points; NumPy
@@ -80,6 +97,10 @@ def derivative(
             derivative alone, else 100. At least 29.
         noise: Absolute noise level of f, if known; otherwise it is measured.
         side: 0 for both sides; 1 or -1 to evaluate f only at or above, at or below x.
+        scheme: "auto" takes the complex step where f allows it and real differences confirm
+            it; "real" never evaluates f at complex numbers, which cost two to four times as
+            much; "complex" raises where f does not allow it, and where differences
+            contradict it, the status is `NOT_ANALYTIC`.
 
     Returns:
         A function from x, of any shape, to an `Estimate` whose entries have the shape of x;
@@ -87,53 +108,67 @@ def derivative(
 
     Raises:
         ValueError: If `order`, `max_nfev`, `noise` or `side` is out of range.
-        TypeError: If x is not real and floating, or f does not return a real number.
+        TypeError: If x is not real and floating, f does not return a real number, or
+            `scheme` is "complex" and f does not take complex numbers or is not analytic.
 
     References:
-        Ridders (1982); Lyness and Moler (1966).
+        Ridders (1982); Lyness and Moler (1966). Squire, W. and Trapp, G. (1998). Using
+        complex variables to estimate derivatives of real functions. SIAM Review 40:110.
 
     Examples:
         >>> estimate = derivative(jnp.exp, order=(1, 2))(jnp.array([0.0, 1.0]))
         >>> print(estimate.value[1].round(6))
         [1.       2.718282]
     """
-    orders = _orders(order)
-    budget = max_nfev or (_NFEV_FIRST if orders == (1,) else _NFEV_HIGHER)
-    plan = _plan(orders, max_nfev, budget, side)
-    given, several = _noise_level(noise), isinstance(order, tuple)
+    orders = checked_orders(order)
+    default = _NFEV_FIRST if orders == (1,) else _NFEV_HIGHER
+    plan = checked_plan(orders, max_nfev, default, side, scheme)
+    given, several = checked_noise(noise), isinstance(order, tuple)
+    run = functools.partial(_pointwise, plan, given, scheme)
     mapped = jax.jit(pointwise_jax(f))
-    within = jax.jit(lambda x: _pointwise(plan, given, pointwise_jax(f), jnp, x, None))
-
-    def outside(x: np.ndarray, center: Any = None) -> Any:
-        call = to_numpy(mapped) if center is None else pointwise_numpy(f)
-        return _pointwise(plan, given, call, np, x, center)
+    traced = functools.partial(run, pointwise_jax(f), jnp, center=None)
+    within = {
+        analytic: jax.jit(functools.partial(traced, analytic)) for analytic in (False, True)
+    }
 
     @functools.cache
-    def by_jax(dtype: Any) -> bool:
+    def by_jax(dtype: Any) -> tuple[bool, bool]:
         one = jax.ShapeDtypeStruct((), dtype)
         if traceable := is_traceable(f, one):
-            _check_number(jax.eval_shape(lambda v: f(v), one))
-        return traceable
+            check_number(jax.eval_shape(lambda v: f(v), one))
+        return traceable, traceable and _complex.jax_allows(f, one, scheme)
 
     def at(x: ArrayLike) -> Estimate:
-        x = _real_points(x)
-        if by_jax(np.dtype(x.dtype)):
-            answers, center = in_numpy_or_traced(outside, within, x.ravel())
-            answers, center = jax.tree.map(jnp.asarray, (answers, center))
+        x = checked_points(x)
+        traceable, analytic = by_jax(np.dtype(x.dtype))
+        if traceable:
+            outside = functools.partial(run, to_numpy(mapped), np, analytic, center=None)
+            answered = in_numpy_or_traced(outside, within[analytic], x.ravel())
+            answered = jax.tree.map(jnp.asarray, answered)
         else:
             flat = concrete(x.ravel())
             values = at_points(f, flat)
             for value in values:
-                _check_number(value if hasattr(value, "dtype") else np.asarray(value))
-            answers, center = outside(flat, np.asarray(values))
-        estimates = [judge(answers[o], center, 1 + plan.nfev, np.shape(x)) for o in orders]
+                check_number(value if hasattr(value, "dtype") else np.asarray(value))
+            beside = _complex.numpy_beside(f, flat, scheme)
+            answered = run(
+                pointwise_numpy(f), np, beside is not None, flat, np.asarray(values), beside
+            )
+        answers, center, refuted = answered
+        # Once more beside x, also where that only tells that f takes no complex numbers.
+        nfev = 1 + plan.nfev + (analytic if traceable else scheme != "real")
+        estimates = [judge(answers[o], center, nfev, np.shape(x), refuted) for o in orders]
         return Estimate(*zip(*estimates, strict=True)) if several else estimates[0]
 
     return at
 
 
 def grad(
-    f: Callable[[Params], Any], *, max_nfev: int | None = None, noise: float | None = None
+    f: Callable[[Params], Any],
+    *,
+    max_nfev: int | None = None,
+    noise: float | None = None,
+    scheme: str = "real",
 ) -> Callable[[Params], Estimate]:
     r"""Build the gradient of a scalar function of a pytree, with a bar for each entry.
 
@@ -143,10 +178,12 @@ def grad(
         f: From a pytree of real floating leaves to a scalar.
         max_nfev: Most evaluations for each of the n coordinates; 35 by default.
         noise: Absolute noise level of f, if known.
+        scheme: "real", "complex" or "auto", as for `derivative`. The complex step takes one
+            evaluation a coordinate more, and each in complex arithmetic.
 
     Returns:
         A function from the parameters to an `Estimate` in their structure. Costs
-        n (max_nfev - 1) + 1 evaluations of f.
+        at most n (max_nfev - 1) + 1 evaluations of f.
 
     Raises:
         TypeError: If f does not return a real scalar or a leaf is not real and floating.
@@ -156,20 +193,24 @@ def grad(
         >>> print(estimate.value["w"].round(6))
         [0. 2. 4.]
     """
-    plan = _plan((1,), max_nfev, max_nfev or _NFEV_COORDINATE, 0)
-    inner = _on_coordinates(f, plan, noise, scalar=True, pairs=False)
+    plan = checked_plan((1,), max_nfev, _NFEV_COORDINATE, 0, scheme)
+    inner = _on_coordinates(f, plan, noise, scheme, scalar=True)
 
     def at(params: Params) -> Estimate:
-        (answers, center), layout, _ = inner(params)
-        estimate = judge(answers[1], center, 1 + plan.nfev, (layout.size,))
-        total = 1 + layout.size * plan.nfev
+        (answers, center, refuted), layout, _ = inner(params)
+        estimate = judge(answers[1], center, 1 + plan.nfev, (layout.size,), refuted)
+        total = 1 + layout.size * (plan.nfev + (scheme != "real"))
         return _in_structure(estimate, lambda v: layout.unflatten(v, cast=False), total)
 
     return at
 
 
 def jacobian(
-    f: Callable[[Params], Any], *, max_nfev: int | None = None, noise: float | None = None
+    f: Callable[[Params], Any],
+    *,
+    max_nfev: int | None = None,
+    noise: float | None = None,
+    scheme: str = "real",
 ) -> Callable[[Params], Estimate]:
     r"""Build the Jacobian, shaped like `jax.jacobian`'s, with a bar for each entry.
 
@@ -179,6 +220,8 @@ def jacobian(
         f: From a pytree of real floating leaves to a pytree of arrays.
         max_nfev: Most evaluations for each of the n coordinates; 35 by default.
         noise: Absolute noise level of f, if known.
+        scheme: "real", "complex" or "auto", as for `derivative`. The complex step takes one
+            evaluation a coordinate more, and each in complex arithmetic.
 
     Returns:
         A function from the parameters to an `Estimate`: for each output leaf, the
@@ -193,13 +236,13 @@ def jacobian(
         [[2. 0.]
          [0. 4.]]
     """
-    plan = _plan((1,), max_nfev, max_nfev or _NFEV_COORDINATE, 0)
-    inner = _on_coordinates(f, plan, noise, scalar=False, pairs=False)
+    plan = checked_plan((1,), max_nfev, _NFEV_COORDINATE, 0, scheme)
+    inner = _on_coordinates(f, plan, noise, scheme, scalar=False)
 
     def at(params: Params) -> Estimate:
-        (answers, center), layout, output = inner(params)
-        estimate = judge(answers[1], center, 1 + plan.nfev, answers[1].value.shape)
-        total = 1 + layout.size * plan.nfev
+        (answers, center, refuted), layout, output = inner(params)
+        estimate = judge(answers[1], center, 1 + plan.nfev, answers[1].value.shape, refuted)
+        total = 1 + layout.size * (plan.nfev + (scheme != "real"))
         return _in_structure(estimate, lambda m: blocks(m.T, layout, output), total)
 
     return at
@@ -233,11 +276,11 @@ def hessian(
         [[6. 2.]
          [2. 0.]]
     """
-    plan = _plan((2,), max_nfev, max_nfev or _NFEV_FIRST, 0)
-    inner = _on_coordinates(f, plan, noise, scalar=True, pairs=True)
+    plan = checked_plan((2,), max_nfev, _NFEV_FIRST, 0, "real")
+    inner = _on_coordinates(f, plan, noise, "real", scalar=True, pairs=True)
 
     def at(params: Params) -> Estimate:
-        (answers, center), layout, _ = inner(params)
+        (answers, center, _), layout, _ = inner(params)
         n = layout.size
         estimate = judge(answers[2], center, 1 + plan.nfev, (n, n))
         total = 1 + n * plan.nfev + n * (n - 1) * plan.rungs
@@ -247,108 +290,57 @@ def hessian(
     return at
 
 
-def _orders(order: int | tuple[int, ...]) -> tuple[int, ...]:
-    """Check the order or orders."""
-    given = order if isinstance(order, tuple) else (order,)
-    for o in given:
-        if (
-            isinstance(o, bool)
-            or not isinstance(o, int | np.integer)
-            or not 1 <= o <= _MAX_ORDER
-        ):
-            raise ValueError(
-                f"`order` must be an integer from 1 to {_MAX_ORDER}, or a tuple of them, "
-                f"got {order!r}."
-            )
-    if not given:
-        raise ValueError("`order` must name at least one derivative, got ().")
-    return tuple(int(o) for o in given)
-
-
-def _plan(orders: tuple[int, ...], asked: int | None, budget: int, side: int) -> Plan:
-    """Check the budget and the side, and divide the evaluations."""
-    if asked is not None and asked < _drive.MIN_NFEV:
-        raise ValueError(
-            f"`max_nfev` must be at least {_drive.MIN_NFEV}, what one ladder and its scan "
-            f"take, got {asked!r}."
-        )
-    if side not in (-1, 0, 1):
-        raise ValueError(f"`side` must be -1, 0 or 1, got {side!r}.")
-    return _drive.make_plan(orders, operator.index(budget), int(side))
-
-
-def _noise_level(noise: float | None) -> float:
-    if noise is None:
-        return 0.0
-    if not 0 <= float(noise) < float("inf"):
-        raise ValueError(
-            f"`noise` must be a finite level of noise, zero or above, or None to measure it, "
-            f"got {noise!r}."
-        )
-    return float(noise)
-
-
-def _real_points(x: ArrayLike) -> AnyArray:
-    """Check the points; NumPy stays NumPy, Python numbers take JAX's default dtype.
-
-    Half precision is widened: its own spacing leaves no room for a difference.
-    """
-    known = isinstance(x, jax.Array | np.ndarray | np.generic)
-    array: Any = x if known else jnp.asarray(x)
-    if not known and jnp.issubdtype(array.dtype, jnp.integer):
-        array = array.astype(float)  # 1 means 1.0 when a person writes it
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(
-            f"`x` must be real and floating to be moved by a step, got {array.dtype}. Cast "
-            "it: jnp.asarray(x, float)."
-        )
-    return array.astype(np.float32) if array.dtype.itemsize < 4 else array
-
-
 def _pointwise(
-    plan: Plan, given: float, evaluate: Callable[[Any], Any], xp: Any, x: Any, center: Any
-) -> tuple[dict[int, Answer], Any]:
+    plan: Plan,
+    given: float,
+    scheme: str,
+    evaluate: Callable[[Any], Any],
+    xp: Any,
+    analytic: bool,
+    x: Any,
+    center: Any,
+    beside: Any = None,
+) -> tuple[dict[int, Answer], Any, Any]:
     """Differentiate at each point of x, shape (P,); rows are points."""
     center = (evaluate(x) if center is None else center)[:, None]
-    eps = _coarser_eps(x.dtype, center.dtype)
-    many = lambda points: evaluate(points)[:, :, None]  # noqa: E731
-    return _drive.run(plan, x, center, many, eps, given, xp), center
+    eps = coarser_eps(x.dtype, center.dtype)
 
+    def many(points: Any) -> Any:
+        return evaluate(points)[:, :, None]
 
-def _check_number(value: Any) -> None:
-    """Raise unless f returned one real floating number."""
-    check_scalar(value, hint="`adaptive.jacobian`")
-
-
-def _coarser_eps(*dtypes: Any) -> float:
-    """Spacing at 1 of the coarsest dtype: a float32 loss of float64 input is float32."""
-    return max(float(jnp.finfo(d).eps) for d in dtypes)
+    if not analytic:
+        return _drive.run(plan, x, center, many, eps, given, xp), center, None
+    answers, refuted = _complex.run(plan, x, center, many, many, eps, given, xp, beside)
+    return answers, center, refuted if scheme == "complex" else None
 
 
 def _on_coordinates(
-    f: Callable[[Params], Any], plan: Plan, noise: float | None, *, scalar: bool, pairs: bool
+    f: Callable[[Params], Any],
+    plan: Plan,
+    noise: float | None,
+    scheme: str,
+    *,
+    scalar: bool,
+    pairs: bool = False,
 ) -> Callable[[Params], Any]:
     """Build the function that differentiates along every coordinate of the parameters."""
-    given = _noise_level(noise)
+    given = checked_noise(noise)
+    off_axis = _complex.coordinate_lines(f, scheme)
 
     def analyse(xp: Any, layout: Coordinates, call: Any, lines: Any, flat: Any) -> Any:
         center = call(flat)[None, :]
-        eps = _coarser_eps(*layout.dtypes, center.dtype)
+        eps = coarser_eps(*layout.dtypes, center.dtype)
         if pairs:
-            return _hessian.run(plan, lines, flat, center, eps, given, xp), center
+            return _hessian.run(plan, lines, flat, center, eps, given, xp), center, None
         repeated = xp.repeat(center, layout.size, axis=0)
         evaluate = _hessian.coordinate_lines(lines, flat, xp)
-        return _drive.run(plan, flat, repeated, evaluate, eps, given, xp), center
+        beside = off_axis(layout, flat, xp)
+        if beside is None:
+            return _drive.run(plan, flat, repeated, evaluate, eps, given, xp), center, None
+        answers, refuted = _complex.run(plan, flat, repeated, evaluate, beside, eps, given, xp)
+        return answers, center, refuted if scheme == "complex" else None
 
-    return on_lines(f, analyse, check_scalar if scalar else _check_outputs)
-
-
-def _check_outputs(output: PyTree) -> None:
-    """Raise unless every output leaf is real and floating."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(output):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            name = leaf_name("f(x)", path)
-            raise TypeError(f"`{name}` must be real and floating, got {leaf.dtype}.")
+    return on_lines(f, analyse, check_scalar if scalar else check_outputs)
 
 
 def _in_structure(estimate: Estimate, shape: Callable[[Any], PyTree], total: int) -> Estimate:
