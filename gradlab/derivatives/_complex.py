@@ -88,6 +88,7 @@ def run(
         _with_orders(plan, wanted), x, center, found, real, eps, given, xp
     )
     lowered = sorted({1, *(o - 1 for o in wanted if o > 1)})
+    found = found._replace(parts=None)  # they are samples of f, not of f'
     by_slope, _ = _drive.climb(
         _with_orders(plan, lowered), x, slope_here, found, slope, eps, 0.0, xp
     )

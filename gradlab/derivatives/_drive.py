@@ -8,6 +8,7 @@ that are differentiated at; every row has its own ladder, all of one shape.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -38,6 +39,8 @@ __all__ = [
 _SCAN_SHARE = 0.22
 _MIN_SCAN, _MAX_SCAN, _MIN_RUNGS = 7, 14, 8
 MIN_NFEV = 1 + 2 * (_MIN_SCAN + _MIN_RUNGS)
+# The slope that contradicts an answer is rounded as well.
+_APART = 1.125
 # Rows analysed together: their tables of estimates stay in the cache.
 _ROWS = 128
 
@@ -76,13 +79,16 @@ class Plan:
         if kind == "one-sided":
             nodes = _ladder.one_sided_nodes(_ladder.central_nodes(self.rungs, self.rungs))
             nodes = nodes[: 2 * OCTAVES + 6]
+        elif kind == "mixed":
+            nodes = np.array(sorted(set(nodes) & set(self.table("one-sided").nodes))[::-1])
+        if kind in ("one-sided", "mixed"):
             terms, extras = tuple(range(1, max(9, most + 4))), (0, 1, 2)
         return _ladder.table(tuple(nodes), kind, terms, extras, self.all_orders)
 
 
 @functools.lru_cache(maxsize=64)
 def stack(plan: Plan, kind: str, dtype: Any) -> _ladder.Stack:
-    """Return all that a ladder needs: `kind` is "central", "even" or "one-sided"."""
+    """Return all that a ladder needs: `kind` is "central", or a table's."""
     parts = ("odd", "even") if kind == "central" else (kind,)
     return _ladder.stacked([plan.table(part) for part in parts], plan.orders, np.dtype(dtype))
 
@@ -147,7 +153,7 @@ def run_with_ladder(
 
     Returns:
         For each order an `Answer` whose fields have shape (P, m); and the exponent of the
-        highest rung, the even parts and the sizes on the ladder, for the first output.
+        highest rung, the side and the values on the ladder, for the first output.
     """
     center = center.astype(xp.promote_types(center.dtype, np.float32))
     found = search(plan, x, center, evaluate, eps, xp)
@@ -164,14 +170,13 @@ def climb(
     rows, outputs = center.shape
     top, side, smooth, kinked = found.top, found.side, found.smooth, found.kink
     flat_center = flat_rows(center[:, None, :], xp)[:, 0]
-    half = plan.rungs
-    parts = _scan.split(values[:, :half, 0], values[:, half:, 0], center[:, :1], xp)
-    ladder = (top, parts.even, parts.size)
+    ladder = (top, side, values[..., 0])
     top, side = xp.repeat(top, outputs), xp.repeat(side, outputs)
     # Half the spacing of x, at most: x is no better known, and f no better computed.
     spacing = xp.repeat(abs(x), outputs).astype(work) * (float(np.finfo(x.dtype).eps) / 2)
     blur = scaled(2 * spacing, -top, xp)
     choice = _analyse(plan, (flat_rows(values, xp), flat_center, blur, side), eps, given, xp)
+    gap, level = _contradicted(plan, found, top, side, choice, eps, xp)
     answered = {}
     sign = xp.where(side < 0, -1, 1).astype(work)
     for k, order in enumerate(plan.orders):
@@ -182,6 +187,9 @@ def climb(
         error = error + xp.where(xp.isfinite(next_up), spacing * next_up, 0)
         # Factors of f are rounded too, the same way at every sample.
         error = error + float(np.finfo(work).eps) * abs(value)
+        apart = math.factorial(order) * scaled(gap, -level * (order - 1), xp)
+        contradicted = (apart > error) & (gap > scaled(choice.error[:, 0], -top, xp))
+        error = xp.where(contradicted, xp.maximum(error, _APART * apart), error)
         # What underflowed is not known to be zero, and what overflowed is not known.
         tiny = float(np.finfo(work).tiny)
         error = xp.where(xp.isfinite(value), xp.maximum(error, tiny), xp.inf)
@@ -195,13 +203,24 @@ def climb(
             here.roundings,
             here.level,
             here.jumps,
-            here.doubt,
+            xp.where(contradicted, xp.inf, here.doubt),
             smooth,
             broken,
             side,
         )
         answered[order] = Answer(*(field.reshape(rows, outputs) for field in fields))
     return answered, ladder
+
+
+def _contradicted(
+    plan: Plan, found: Found, top: Any, side: Any, choice: _choose.Choice, eps: float, xp: Any
+) -> tuple[Any, Any]:
+    """How far the scan contradicts a first derivative, and at which exponent; 0 if unknown."""
+    if found.parts is None or plan.orders[0] != 1 or plan.side:
+        return xp.zeros_like(choice.value[:, 0]), 0 * top
+    slope = scaled(choice.value[:, 0], -top, xp)
+    gap, level = _scan.contradiction(found.parts, found.exponents, top, OCTAVES, slope, eps, xp)
+    return xp.where(side == 0, gap, 0), level
 
 
 def ladder_points(plan: Plan, x: Any, found: Found, xp: Any) -> Any:

@@ -141,8 +141,9 @@ def table(
     extras: tuple[int, ...],
     orders: tuple[int, ...],
 ) -> Table:
-    """Build the weights of every candidate; `kind` is "odd", "even" or "one-sided"."""
-    first, stride = {"odd": (1, 2), "even": (2, 2), "one-sided": (1, 1)}[kind]
+    """Build the weights of every candidate; `kind` is "odd", "even", "one-sided" or "mixed"."""
+    kinds = {"odd": (1, 2), "even": (2, 2), "one-sided": (1, 1), "mixed": (2, 1)}
+    first, stride = kinds[kind]
     u = np.asarray(nodes)
     count = len(u)
     candidates = _candidates(count, terms, extras)

@@ -14,7 +14,15 @@ import numpy as np
 
 from gradlab.derivatives._powers import exponent_of, scaled
 
-__all__ = ["Parts", "choose_top", "kink", "levels", "one_sided_parts", "split"]
+__all__ = [
+    "Parts",
+    "choose_top",
+    "contradiction",
+    "kink",
+    "levels",
+    "one_sided_parts",
+    "split",
+]
 
 # Below this disagreement two levels are seen as one smooth function, above the second as
 # two: a step of an eighth, and of about two thirds, of the length of sin.
@@ -27,6 +35,11 @@ _CLEAR = 2.0**10
 # h², by 64 or more from level to level. If it rises by less than this, a part of f that is
 # small beside the others has come to its own length.
 _STILL = 4.0
+# Two levels that agree with each other this much better than with the answer contradict it.
+_AGREED = 0.5
+# A stretch that varies by less than this many roundings of f may lie between two roundings
+# of its parts, as a cancelling formula does; a larger one above it speaks for the function.
+_BETWEEN, _LARGER = 2.0**14, 16.0
 # Octaves from the first level that stands clear of the noise to the highest rung.
 _ABOVE_CLEAR = 4
 # Octaves added to a length of which noise leaves only a lower bound: half a scan's gap.
@@ -99,11 +112,12 @@ def _at(values: Any, index: Any, xp: Any) -> Any:
     return xp.take_along_axis(values, index[:, None], axis=1)[:, 0]
 
 
-def _disagreement(
-    parts: Parts, exponents: Any, eps: float, xp: Any
-) -> tuple[Any, Any, Any]:
-    """Compare each level with the one below: relative disagreement, where one part alone
-    leaves the ladder, and where a small part of f does."""
+def _disagreement(parts: Parts, exponents: Any, eps: float, xp: Any) -> tuple[Any, Any, Any]:
+    """Compare each level with the one below.
+
+    Returns the relative disagreement, where the odd or the even part alone leaves the
+    ladder, and where a small part of f does.
+    """
     down = exponents[:, :-1] - exponents[:, 1:]
     odd, even = parts.odd[:, :-1], parts.even[:, :-1]
     off_odd = abs(odd - scaled(parts.odd[:, 1:], down, xp))
@@ -153,7 +167,11 @@ def choose_top(parts: Parts, exponents: Any, eps: float, xp: Any) -> tuple[Any, 
     departed = after & ((relative > _DEPARTED) | alone | small)
     depart = _first(departed, count, xp)
     # The length of a small part is read from its share of the disagreement.
-    share = xp.where(_at(small, xp.clip(depart, None, count - 1), xp), _at(relative, xp.clip(depart, None, count - 1), xp), 1)
+    share = xp.where(
+        _at(small, xp.clip(depart, None, count - 1), xp),
+        _at(relative, xp.clip(depart, None, count - 1), xp),
+        1,
+    )
     length = _length_exponent(relative, share, exponents, depart, xp)
     growth = _growth_exponent(parts, exponents, depart, xp)
     top = xp.minimum(length, growth) + _HEADROOM
@@ -161,9 +179,7 @@ def choose_top(parts: Parts, exponents: Any, eps: float, xp: Any) -> tuple[Any, 
     return xp.where(smooth, xp.round(top).astype(exponents.dtype), fallback), smooth
 
 
-def _length_exponent(
-    relative: Any, share: Any, exponents: Any, depart: Any, xp: Any
-) -> Any:
+def _length_exponent(relative: Any, share: Any, exponents: Any, depart: Any, xp: Any) -> Any:
     """Read the length from the last smooth level: disagreement ≈ (h/length)²/6.
 
     Where that disagreement is large and yet smaller than the one before, it is noise, and
@@ -252,3 +268,31 @@ def kink(parts: Parts, exponents: Any, eps: float, xp: Any) -> Any:
     hidden = shrunk <= 2 * _ABOVE_ROUNDING * eps * _at(parts.size, before, xp)
     hidden = hidden | (first == 0)
     return _at(both, first, xp) & _at(both, second, xp) & (second > first) & hidden
+
+
+def contradiction(
+    parts: Parts, exponents: Any, top: Any, octaves: int, slope: Any, eps: float, xp: Any
+) -> tuple[Any, Any]:
+    """Tell how far smooth levels outside the ladder contradict its slope, shape (P,).
+
+    Below it, a part of f so small beside the others that the scan passed over it; noise does
+    not agree with itself from level to level. Above it, the function itself, if the ladder
+    stands between two roundings. Also returns the exponent of the level.
+    """
+    levels = scaled(parts.odd, -exponents, xp)
+    varied = abs(parts.odd) + abs(parts.even)
+    moved = (parts.odd != 0) & xp.isfinite(varied)
+    gap = xp.where(moved, abs(levels - slope[:, None]), 0)
+    apart = abs(levels[:, 1:] - levels[:, :-1])
+    pair = (apart <= _AGREED * gap[:, 1:]) & moved[:, 1:] & moved[:, :-1]
+    rounding = 8 * eps * scaled(parts.size, -exponents, xp)
+    below = exponents < (top - octaves)[:, None]
+    found = pair & below[:, 1:] & (gap > rounding)[:, 1:]
+    here = exponents <= top[:, None]
+    low = xp.max(xp.where(here & moved, varied, 0), axis=1)[:, None]
+    size = xp.max(xp.where(here & moved, parts.size, 0), axis=1)[:, None]
+    unclear = (low <= _BETWEEN * eps * size) & (varied[:, 1:] > _LARGER * low)
+    found = found | (pair & unclear & (exponents[:, :-1] > top[:, None]))
+    gaps = xp.where(found, gap[:, 1:], 0)
+    level = xp.argmax(gaps, axis=1)
+    return _at(gaps, level, xp), _at(exponents[:, 1:], level, xp)

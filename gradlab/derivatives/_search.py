@@ -34,6 +34,8 @@ class Found(NamedTuple):
         smooth: Whether a smooth stretch was seen, for each output, shape (P m,).
         kink: Whether the slope jumps at the point, shape (P m,).
         jump: Half that jump, shape (P m,).
+        parts: Central samples of the scan, fields of shape (P m, K), or None.
+        exponents: Their steps, shape (P m, K).
     """
 
     top: Any
@@ -41,6 +43,8 @@ class Found(NamedTuple):
     smooth: Any
     kink: Any
     jump: Any
+    parts: Any
+    exponents: Any
 
 
 def flat_rows(values: Any, xp: Any) -> Any:
@@ -67,7 +71,9 @@ def search(
     top, smooth, kink, side = _read(near, far, middle, repeated, plan.side, eps, xp)
     constant = ~xp.any(abs(near - middle[:, None]) > 0, axis=1)
     top, side = _shared(top, constant, side, outputs, x, xp)
-    return Found(top, side, smooth, kink, _half_jump(near, far, middle, repeated, xp))
+    jump = _half_jump(near, far, middle, repeated, xp)
+    parts = _scan.split(near, far, middle[:, None], xp)
+    return Found(top, side, smooth, kink, jump, parts, repeated)
 
 
 def _points(x: Any, exponents: Any, side: int, xp: Any) -> Any:
