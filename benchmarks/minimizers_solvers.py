@@ -108,7 +108,7 @@ def _scipy(method: str, case: Case) -> Solve:
 
 
 def compiled_bfgs(case: Case) -> Callable[[Any], Any]:
-    """Optimistix's BFGS, compiled whole: a start to its solution."""
+    """Optimistix's BFGS, compiled whole: a start to x, success, steps and accepted ones."""
     import optimistix
 
     tolerance = TOLERANCE[case.dtype]
@@ -121,7 +121,7 @@ def compiled_bfgs(case: Case) -> Callable[[Any], Any]:
             lambda x, _: loss(x, *args), search, x0, max_steps=MAX_STEPS, throw=False
         )
         right = found.result == optimistix.RESULTS.successful
-        return found.value, right, found.stats
+        return found.value, right, found.stats["num_steps"], found.state.num_accepted_steps
 
     return run
 
@@ -131,11 +131,9 @@ def _optimistix(case: Case) -> Solve:
     run = compiled_bfgs(case)
 
     def solve(x0: Any) -> Answer:
-        x, right, stats = run(x0)
-        steps = int(stats["num_steps"])
-        accepted = int(stats.get("num_accepted_steps", steps))
+        x, right, steps, accepted = run(x0)
         status = "successful" if right else "not converged"
-        return Answer(np.asarray(x), bool(right), status, (steps, accepted, 0, 0))
+        return Answer(np.asarray(x), bool(right), status, (int(steps), int(accepted), 0, 0))
 
     return solve
 
