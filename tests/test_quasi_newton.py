@@ -11,8 +11,9 @@ import scipy.optimize
 from support import assert_close
 
 import gradlab as gl
-from gradlab.optimizers import _line_search as line
 from gradlab.optimizers import bfgs, lbfgs
+from gradlab.optimizers._line_method import Pair
+from gradlab.optimizers._line_search import start_point
 from gradlab.optimizers.quasi_newton import _no_pairs, _store, _two_loops
 from gradlab.result import Status
 
@@ -72,10 +73,10 @@ def test_the_direction_is_the_bfgs_matrix_of_the_last_pairs_times_the_gradient(s
         pairs.append((s, y))
         numbers = [jnp.asarray(v) for v in (1.0, -1.0, s @ y, s @ s, y @ y)]
         useful = jnp.asarray(True)
-        pair = line.Pair(jnp.asarray(s), jnp.asarray(y), jnp.asarray(1.0), *numbers, useful)
+        pair = Pair(jnp.asarray(s), jnp.asarray(y), jnp.asarray(1.0), *numbers, useful)
         memory = _store(memory, pair)
     grad = rng.normal(size=n)
-    point = line.start_point(jnp.zeros(n), jnp.asarray(0.0), jnp.asarray(grad))
+    point = start_point(jnp.zeros(n), jnp.asarray(0.0), jnp.asarray(grad))
     s, y = pairs[-1]
     expected = -dense_inverse(pairs[-kept:], (s @ y) / (y @ y)) @ grad
     assert_close(_two_loops(memory, point), expected, factor=1e4)

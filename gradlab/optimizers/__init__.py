@@ -4,10 +4,12 @@ from gradlab.optimizers.first_order import learning_rate_schedule, schedules
 from gradlab.optimizers.method import Method, make, methods
 from gradlab.optimizers.newton import newton
 from gradlab.optimizers.newton_cg import newton_cg
+from gradlab.optimizers.nonlinear_cg import barzilai_borwein, nonlinear_cg
 from gradlab.optimizers.quasi_newton import bfgs, lbfgs
 
 __all__ = [
     "Method",
+    "barzilai_borwein",
     "bfgs",
     "lbfgs",
     "learning_rate_schedule",
@@ -15,5 +17,6 @@ __all__ = [
     "methods",
     "newton",
     "newton_cg",
+    "nonlinear_cg",
     "schedules",
 ]

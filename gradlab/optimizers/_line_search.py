@@ -8,26 +8,21 @@ noise level of the loss, slopes with the first one, lengths with the bracket.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from gradlab._tree import inner, max_abs, moved, real_dtype, select
+from gradlab._tree import inner, max_abs, moved
 from gradlab._typing import Array, Params
 from gradlab.optimizers._trust_region import noise_level
 
 __all__ = [
     "Begin",
-    "LineSearchState",
-    "Pair",
     "Point",
     "SearchResult",
-    "begin",
-    "conclude",
-    "initial_state",
-    "measure",
+    "pack",
     "search",
     "start_point",
 ]
@@ -35,75 +30,14 @@ __all__ = [
 # Hager & Zhang (2005), SIAM J. Optim. 16:170-192, section 5; (2006), ACM TOMS 32:113-137.
 DELTA, SIGMA = 0.1, 0.9  # decrease and slope of the Wolfe conditions
 GAMMA = 0.66  # a round of two secants that leaves more of the bracket is followed by a halving
-FIRST = 0.01  # first step, relative to the point; the search lengthens it soon
 # A lengthened step is at least twice, at most ten times as long; theirs is always five times,
 # but the two slopes at hand say where along a parabola the minimum is.
 LEAST_GROWTH, MOST_GROWTH = 2.0, 10.0
 # A trial that rises is cut to the parabola's minimum within these parts of the bracket; one
 # that is not finite to the smaller (their psi_3).
 LEAST_CUT, MOST_CUT = 0.1, 0.5
-# Part of the largest curvature that is still remembered a step later: a tenth after ten.
-FADING = 0.8
 # Thirty halvings are 1e-9 of a step, thirty lengthenings 1e30 of it.
 MAX_TRIALS = 30
-
-
-class LineSearchState(NamedTuple):
-    """State of a method that searches along lines.
-
-    Attributes:
-        count: Accepted steps.
-        value: Loss at the parameters the last update leads to; inf before the first.
-        grad: Gradient there.
-        memory: What the method remembers of the curvature.
-        model: What the last step said, as a vector; see the properties.
-        failed: Whether no acceptable step was found, so that the update was zero.
-        calls: Evaluations made by the method (losses, gradients, Hessian-vector products,
-            Hessians), without those its host makes.
-    """
-
-    count: Array  # type: ignore[assignment]  # the name optax's hosts look for
-    value: Array
-    grad: Params
-    memory: Any
-    model: Array
-    failed: Array
-    calls: Array
-
-    @property
-    def step_size(self) -> Array:
-        """Largest entry of the last step; zero before the first."""
-        return self.model[..., 0]
-
-    @property
-    def decrement(self) -> Array:
-        """Reduction that the last steps' models predicted; inf where they had none."""
-        return self.model[..., 1]
-
-    @property
-    def remaining(self) -> Array:
-        """Length of the last steps' whole steps; inf where they had none."""
-        return self.model[..., 2]
-
-    @property
-    def curvature(self) -> Array:
-        """Curvature along the last step."""
-        return self.model[..., 3]
-
-    @property
-    def stiffness(self) -> Array:
-        """Largest curvature met in the last steps."""
-        return self.model[..., 4]
-
-
-def initial_state(params: Params, memory: Any) -> LineSearchState:
-    """Build the state before the first step, in the parameters' own dtype."""
-    dtype = real_dtype(params)
-    none, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-    grad = jax.tree.map(jnp.zeros_like, params)
-    model = jnp.array([0, jnp.inf, jnp.inf, 0, 0], dtype)
-    inf = jnp.full((), jnp.inf, dtype)
-    return LineSearchState(none, inf, grad, memory, model, no, jnp.zeros(4, jnp.int32))
 
 
 class Point(NamedTuple):
@@ -143,75 +77,7 @@ class Begin(NamedTuple):
     steepest: Array
 
 
-def begin(
-    state: LineSearchState, point: Point, direction: Params, fresh: Array | bool
-) -> Begin:
-    """Begin with the whole direction; along -g where it is `fresh` or hardly descends.
-
-    A step along -g is as long as the last step, else relative to the point. At zero it is
-    relative to what a linear loss would need to reach zero (Hager & Zhang 2006, rule I0);
-    where that is nothing too, its largest entry is one.
-
-    A slope within the rounding of its sum says nothing.
-    """
-    slope, squares = inner(point.grad, direction), point.squares
-    lengths = inner(direction, direction)
-    eps = jnp.finfo(real_dtype(point.params)).eps
-    descends = -slope > eps * jnp.sqrt(squares * lengths)
-    safe = jnp.where(squares > 0, squares * point.unit, 1)
-    linear = FIRST * jnp.abs(point.value) / safe
-    at_zero = jnp.where((linear > 0) & jnp.isfinite(linear), linear, 1)
-    own = max_abs(point.params).astype(at_zero.dtype)
-    first = jnp.where(own > 0, FIRST * own, at_zero)
-    last = state.step_size.astype(first.dtype)
-    size = jnp.where(last > 0, last, first)
-    parts = _packed(point.unit * slope, size, jnp.logical_or(fresh, ~descends))
-    return Begin(parts[0], parts[1], parts[2] != 0)
-
-
-class Pair(NamedTuple):
-    """Step and change of the gradient, both divided by the step's largest entry.
-
-    Quasi-Newton formulas do not see the common factor, `size`. The change is in the
-    gradient's `unit`; `sy`, `ss`, `yy` are the inner products, `before` that of the step
-    with the gradient at its start, itself divided by `size`. `useful` says that the
-    curvature along the step is above the rounding of the two gradients.
-    """
-
-    step: Params
-    change: Params
-    unit: Array
-    size: Array
-    before: Array
-    sy: Array
-    ss: Array
-    yy: Array
-    useful: Array
-
-
-def measure(point: Point, found: SearchResult) -> Pair:
-    """Measure the step that the host's parameters will take, and the gradient's change."""
-    params, unit = point.params, point.unit
-    dtype = unit.dtype
-    taken = optax.apply_updates(params, found.updates)
-    step = jax.tree.map(lambda a, b: a.astype(dtype) - b.astype(dtype), taken, params)
-    size = max_abs(step)
-    size = jnp.where(size > 0, size, 1)
-    safe = jnp.where(unit > 0, unit, 1)
-    change = jax.tree.map(
-        lambda a, b: (a.astype(dtype) / safe - b) / size, found.grad, point.grad
-    )
-    step = jax.tree.map(lambda s: s / size, step)
-    sy, ss, yy = inner(step, change), inner(step, step), inner(change, change)
-    eps = jnp.finfo(real_dtype(params)).eps
-    rounding = eps * jnp.sqrt(ss) * (2 * jnp.sqrt(point.squares) / size + jnp.sqrt(yy))
-    useful = found.accepted & (sy > rounding) & jnp.isfinite(yy)
-    before = inner(step, point.grad) / size
-    numbers = _packed(size, before, sy, jnp.where(ss > 0, ss, 1), yy, useful)
-    return Pair(step, change, unit, *numbers[:5], numbers[5] > 0)
-
-
-def _packed(*scalars: Array) -> Array:
+def pack(*scalars: Array) -> Array:
     """Compute scalars in one kernel, as a vector.
 
     A stack of many is compiled to a kernel for each. Selected by position they stay
@@ -353,7 +219,7 @@ def search(
     size = begin.steepest_size
     steepest_slope = -unit * size * point.squares
     ceiling = value if ceiling is None else ceiling
-    line = _Line(*_packed(value, ceiling, begin.slope, steepest_slope, size))
+    line = _Line(*pack(value, ceiling, begin.slope, steepest_slope, size))
 
     def step(bracket: _Bracket) -> Params:
         turned, length = bracket.steepest != 0, bracket.length
@@ -389,7 +255,7 @@ def _start(line: _Line, begin: Begin) -> Array:
     zero, one = jnp.zeros_like(slope), jnp.ones_like(slope)
     possible = (line.steepest_slope < 0) & jnp.isfinite(line.steepest_slope)
     possible = possible & jnp.isfinite(line.value)
-    return _packed(
+    return pack(
         *_Bracket(
             length=one,
             low=zero,
@@ -416,12 +282,12 @@ def _advance(now: Array, seen: _Seen, line: _Line, sigma: float | None) -> Array
     In three kernels, because one would repeat what they share for each of its outputs.
     """
     new, falling, sound = _judge(_Bracket(*now), seen, line, sigma)
-    parts = _packed(*new, falling, sound)
+    parts = pack(*new, falling, sound)
     new, falling, sound = _Bracket(*parts[:-2]), parts[-2] != 0, parts[-1] != 0
-    plan = _Bracket(*_packed(*_plan(_Bracket(*now), new, seen, falling, sound)))
+    plan = _Bracket(*pack(*_plan(_Bracket(*now), new, seen, falling, sound)))
     over = _give_up(_Bracket(*now), plan, seen, line)
     # Where the trial was accepted its length stays what it was.
-    return _packed(
+    return pack(
         *(jnp.where(new.ended == ACCEPTED, a, b) for a, b in zip(new, over, strict=True))
     )
 
@@ -544,79 +410,3 @@ def _give_up(now: _Bracket, going: _Bracket, seen: _Seen, line: _Line) -> _Brack
         ended=jnp.where(lost, LOST, going.ended).astype(now.ended.dtype),
     )
     return _Bracket(*(jnp.where(turn, a, b) for a, b in zip(turned, going, strict=True)))
-
-
-def conclude(
-    state: LineSearchState,
-    point: Point,
-    begin: Begin,
-    direction: Params,
-    found: SearchResult,
-    pair: Pair,
-    memory: Any,
-    grad: Params,
-    *,
-    fading: float,
-    has_model: bool = True,
-) -> tuple[Params, LineSearchState]:
-    """Turn a search's outcome into optax's updates and the next state.
-
-    Where nothing was found the updates are zero and the state keeps its point. What the
-    state tells of the decrement is of the point before, which is farther from the minimum;
-    one lucky step is no sign of the end, so `fading` times what was told before counts too.
-    """
-    ok, dtype = found.accepted, state.value.dtype
-    updates = jax.tree.map(lambda u: jnp.where(ok, u, jnp.zeros_like(u)), found.updates)
-    told = _told(state, begin, inner(direction, direction), found, pair, fading, has_model)
-    size = jnp.where(ok, max_abs(updates), state.step_size)
-    return updates, LineSearchState(
-        count=state.count + ok,
-        value=jnp.where(ok, found.value, point.value).astype(dtype),
-        grad=select(ok, found.grad, grad),
-        memory=memory,
-        model=_packed(size, *told).astype(dtype),
-        failed=~ok,
-        calls=state.calls + found.tries * jnp.array([1, 1, 0, 0], jnp.int32),
-    )
-
-
-def _told(
-    state: LineSearchState,
-    begin: Begin,
-    squares: Array,
-    found: SearchResult,
-    pair: Pair,
-    fading: float,
-    has_model: bool,
-) -> tuple[Array, Array, Array, Array]:
-    """Tell decrement, remaining length, curvature and stiffness.
-
-    A method that `has_model` predicts half the slope of its whole step, whose length is 1.
-    For another the parabola along the line stands in, known after the step.
-    """
-    ok, before = found.accepted, state.decrement
-    modelled = ~begin.steepest & (~ok | ~found.steepest)
-    if has_model:
-        decrement = jnp.where(modelled, -0.5 * begin.slope, jnp.inf)
-        length = jnp.where(modelled, jnp.sqrt(squares), jnp.inf)
-    else:
-        curved = ok & (pair.sy > 0)
-        whole = -pair.before / jnp.where(curved, pair.sy, 1)  # in units of the step taken
-        decrement = -0.5 * pair.unit * pair.size**2 * pair.before * whole
-        decrement = jnp.where(curved, decrement, jnp.inf)
-        length = jnp.where(curved, whole * pair.size * jnp.sqrt(pair.ss), jnp.inf)
-    decrement = jnp.where(ok | modelled, _faded(decrement, before, fading), before)
-    length = jnp.where(ok | modelled, _faded(length, state.remaining, fading), state.remaining)
-    stiffness = pair.unit * jnp.sqrt(pair.yy / pair.ss)
-    stiffness = jnp.maximum(stiffness, FADING * state.stiffness)
-    return (
-        decrement,
-        length,
-        jnp.where(ok, pair.unit * pair.sy / pair.ss, state.curvature),
-        jnp.where(ok, stiffness, state.stiffness),
-    )
-
-
-def _faded(now: Array, before: Array, fading: float) -> Array:
-    """Return the larger of now and what is left of before."""
-    return jnp.where(jnp.isinf(before), now, jnp.maximum(now, fading * before))

@@ -17,15 +17,18 @@ from gradlab._errors import check_choice, nearest
 from gradlab.optimizers import first_order
 from gradlab.optimizers.newton import newton
 from gradlab.optimizers.newton_cg import newton_cg
+from gradlab.optimizers.nonlinear_cg import barzilai_borwein, nonlinear_cg
 from gradlab.optimizers.quasi_newton import bfgs, lbfgs
 
 __all__ = ["Method", "as_method", "check_learning_rate", "make", "methods"]
 
 _OWN: dict[str, Callable[..., Any]] = {
+    "barzilai_borwein": barzilai_borwein,
     "bfgs": bfgs,
     "lbfgs": lbfgs,
     "newton": newton,
     "newton_cg": newton_cg,
+    "nonlinear_cg": nonlinear_cg,
 }
 
 

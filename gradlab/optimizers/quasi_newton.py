@@ -15,9 +15,8 @@ from jax.scipy.linalg import solve_triangular
 from gradlab._checks import check_count
 from gradlab._tree import num_params, working_dtype
 from gradlab._typing import Array, Count, Number, Params
-from gradlab.optimizers import _line_search as line
-from gradlab.optimizers._protocol import bind
-from gradlab.optimizers._trust_region import loss_value
+from gradlab.optimizers._line_method import LineSearchState, Pair, line_search_method
+from gradlab.optimizers._line_search import Point, SearchResult
 
 __all__ = ["bfgs", "lbfgs"]
 
@@ -63,31 +62,23 @@ def bfgs(*, noise: Number | None = None) -> optax.GradientTransformationExtraArg
         >>> print(result.success, result.x.round(4))
         True [1. 1.]
     """
-    default_noise = noise
 
-    def init(params: Params) -> line.LineSearchState:
+    def start(params: Params) -> Inverse:
         dtype = working_dtype(params)
         identity = jnp.eye(num_params(params), dtype=dtype)
-        inverse = Inverse(identity, jnp.ones((), dtype), jnp.zeros((), bool))
-        return line.initial_state(params, inverse)
+        return Inverse(identity, jnp.ones((), dtype), jnp.zeros((), bool))
 
-    def update(updates, state, params=None, *, value, grad, value_fn, noise=None, **extra):
-        del updates  # the step is judged by the loss, so it must come from its gradient
-        noise = default_noise if noise is None else noise
-        loss = bind(value_fn, extra)
-        value, eps = loss_value(value, params)
-        inverse, point = state.memory, line.start_point(params, value, grad)
+    def propose(state: LineSearchState, point: Point) -> tuple[Params, Array]:
+        inverse = state.memory
         flat, unravel = ravel_pytree(point.grad)
-        direction = unravel(-(point.unit / inverse.unit) * _times(inverse.matrix, flat))
-        begin = line.begin(state, point, direction, fresh=~inverse.learnt)
-        found = line.search(loss, point, direction, begin, noise, eps)
-        pair = line.measure(point, found)
-        inverse = _learn(inverse._replace(learnt=inverse.learnt & ~found.steepest), pair)
-        return line.conclude(
-            state, point, begin, direction, found, pair, inverse, grad, fading=FADING
-        )
+        product = _times(inverse.matrix, flat)
+        return unravel(-(point.unit / inverse.unit) * product), ~inverse.learnt
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    def learn(inverse: Inverse, point: Point, found: SearchResult, pair: Pair) -> Inverse:
+        del point
+        return _learn(inverse._replace(learnt=inverse.learnt & ~found.steepest), pair)
+
+    return line_search_method(start, propose, learn, noise, fading=FADING, has_model=True)
 
 
 class Inverse(NamedTuple):
@@ -103,7 +94,7 @@ def _times(matrix: Array, vector: Array) -> Array:
     return jnp.sum(matrix * vector[None], axis=1)
 
 
-def _learn(inverse: Inverse, pair: line.Pair) -> Inverse:
+def _learn(inverse: Inverse, pair: Pair) -> Inverse:
     """Apply the BFGS formula, expanded so that it costs one product with the matrix."""
     matrix, unit, learnt = inverse
     unit = jnp.where(learnt, unit, pair.unit)
@@ -164,28 +155,17 @@ def lbfgs(
         True [1. 1.]
     """
     kept = check_count("memory", memory, smallest=1)
-    default_noise = noise
 
-    def init(params: Params) -> line.LineSearchState:
-        return line.initial_state(params, _no_pairs(params, kept))
+    def propose(state: LineSearchState, point: Point) -> tuple[Params, Array]:
+        return _two_loops(state.memory, point), state.memory.stored == 0
 
-    def update(updates, state, params=None, *, value, grad, value_fn, noise=None, **extra):
-        del updates  # the step is judged by the loss, so it must come from its gradient
-        noise = default_noise if noise is None else noise
-        loss = bind(value_fn, extra)
-        value, eps = loss_value(value, params)
-        pairs, point = state.memory, line.start_point(params, value, grad)
-        direction = _two_loops(pairs, point)
-        begin = line.begin(state, point, direction, fresh=pairs.stored == 0)
-        found = line.search(loss, point, direction, begin, noise, eps)
-        pair = line.measure(point, found)
-        pairs = pairs._replace(stored=jnp.where(found.steepest, 0, pairs.stored))
-        pairs = _store(pairs, pair)
-        return line.conclude(
-            state, point, begin, direction, found, pair, pairs, grad, fading=FADING
-        )
+    def learn(pairs: Pairs, point: Point, found: SearchResult, pair: Pair) -> Pairs:
+        del point
+        stored = jnp.where(found.steepest, 0, pairs.stored)
+        return _store(pairs._replace(stored=stored), pair)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    start = functools.partial(_no_pairs, kept=kept)
+    return line_search_method(start, propose, learn, noise, fading=FADING, has_model=True)
 
 
 class Pairs(NamedTuple):
@@ -222,7 +202,7 @@ def _against(vectors: Params, vector: Params, dtype: Any) -> Array:
     return functools.reduce(operator.add, parts)
 
 
-def _two_loops(pairs: Pairs, point: line.Point) -> Params:
+def _two_loops(pairs: Pairs, point: Point) -> Params:
     r"""Return the direction -H g, with inner products taken all at once.
 
     The loop over the pairs from the newest is the triangular system $R \alpha = S^T g$,
@@ -253,7 +233,7 @@ def _two_loops(pairs: Pairs, point: line.Point) -> Params:
     return jax.tree.map(combine, point.grad, pairs.vectors)
 
 
-def _store(pairs: Pairs, pair: line.Pair) -> Pairs:
+def _store(pairs: Pairs, pair: Pair) -> Pairs:
     """Put a pair in the oldest one's place, unless it says nothing."""
     slot = pairs.stored % pairs.products.shape[1]
     unit = jnp.where(pairs.stored == 0, pair.unit, pairs.unit)
