@@ -155,7 +155,7 @@ def measure_time(methods: Iterable[str], found: list[Case], runs: list[Run]) -> 
     calls counts. "from Python" is `minimize` as it is called there, with its trace.
     """
     solved = {(run.method, run.case) for run in runs if run.scale == 1 and _solves(run)}
-    rows: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
+    rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in methods}
     for case in found:
         names = [name for name in methods if (name, case.name) in solved]
         if not names or ("optimistix BFGS", case.name) not in solved:
@@ -167,16 +167,17 @@ def measure_time(methods: Iterable[str], found: list[Case], runs: list[Run]) -> 
                 max_steps=MAX_STEPS,
             )  # fmt: skip
             whole = jax.jit(lambda x0, run=run: run(x0, trace=None).x)
-            rows[name].append(
-                tuple(_least_seconds(f, case.starts[1.0]) / peer for f in (whole, run))
-            )
-    print("\nwarm time a solve over that of optimistix BFGS, where both solve")
-    for name, ratios in rows.items():
-        if ratios:
-            compiled, python = np.median(ratios, axis=0)
+            start = case.starts[1.0]
+            rows[name].append((_least_seconds(whole, start), _least_seconds(run, start), peer))
+    print("\nwarm time a solve, and over that of optimistix BFGS, where both solve: medians")
+    print(f"{'method':<22}{'solved':>7}{'µs':>8}{'ratio':>7}{'from Python µs':>16}{'ratio':>7}")
+    for name, times in rows.items():
+        if times:
+            compiled, python, peer = np.array(times).T
             print(
-                f"{name:<22}median {compiled:.2f} compiled, {python:.2f} called from Python,"
-                f" of {len(ratios)} functions"
+                f"{name:<22}{len(times):7d}{1e6 * np.median(compiled):8.0f}"
+                f"{np.median(compiled / peer):7.2f}{1e6 * np.median(python):16.0f}"
+                f"{np.median(python / peer):7.2f}"
             )
 
 

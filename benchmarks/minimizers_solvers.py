@@ -88,10 +88,9 @@ def _scipy(method: str, case: Case) -> Solve:
             second = {"hess": counted("hessian", 3)}
         elif method == "trust-ncg":
             second = {"hessp": counted("hvp", 2)}
-        gtol, steps = TOLERANCE[case.dtype], {"maxiter": MAX_STEPS}
-        options = (
-            {**steps, "gtol": gtol} if method != "L-BFGS-B" else {**steps, "maxfun": 10**5}
-        )
+        options = {"maxiter": MAX_STEPS, "gtol": TOLERANCE[case.dtype]}
+        if method == "L-BFGS-B":  # its own test of the loss would end most runs early
+            options |= {"maxfun": 10**5, "ftol": float(np.finfo(case.dtype).eps)}
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             found = scipy.optimize.minimize(
