@@ -1,5 +1,6 @@
 """Minimisers as optax transformations, and their names."""
 
+from gradlab.optimizers.directions import scale_by_ggn, scale_by_newton, scale_by_newton_cg
 from gradlab.optimizers.first_order import learning_rate_schedule, schedules
 from gradlab.optimizers.method import Method, make, methods
 from gradlab.optimizers.newton import newton
@@ -18,5 +19,8 @@ __all__ = [
     "newton",
     "newton_cg",
     "nonlinear_cg",
+    "scale_by_ggn",
+    "scale_by_newton",
+    "scale_by_newton_cg",
     "schedules",
 ]
