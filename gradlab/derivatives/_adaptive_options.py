@@ -83,7 +83,8 @@ def checked_points(x: ArrayLike) -> AnyArray:
     Half precision is widened: its own spacing leaves no room for a difference.
     """
     known = isinstance(x, jax.Array | np.ndarray | np.generic)
-    array: Any = x if known else jnp.asarray(x)
+    array: Any = np.asarray(x) if isinstance(x, np.generic) else x
+    array = array if known else jnp.asarray(x)
     if not known and jnp.issubdtype(array.dtype, jnp.integer):
         array = array.astype(float)  # 1 means 1.0 when a person writes it
     if not jnp.issubdtype(array.dtype, jnp.floating):

@@ -108,6 +108,8 @@ def on_lines(
     f: Callable[[Params], Any],
     analyse: Callable[..., Any],
     check_output: Callable[[Any], None],
+    *,
+    as_jax: bool = True,
 ) -> Callable[[Params], Any]:
     """Build the function that runs an analysis on the coordinate lines through a point.
 
@@ -116,6 +118,8 @@ def on_lines(
         analyse: `analyse(xp, layout, call, lines, flat)`, where `call` is f of the flat
             vector and `lines(flat, index, points)` is `along`.
         check_output: Raises unless the output of f, abstract or concrete, will do.
+        as_jax: Whether to return JAX arrays for a JAX function, also where the analysis was
+            done in NumPy.
 
     Returns:
         From the parameters to the analysis, the layout and the output's structure.
@@ -153,7 +157,8 @@ def on_lines(
             traced = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
             flat = layout.flatten(leaves, jnp if traced else np)
             result = in_numpy_or_traced(*compiled(layout), flat)
-            return jax.tree.map(jnp.asarray, result), layout, output
+            result = jax.tree.map(jnp.asarray, result) if as_jax else result
+            return result, layout, output
         layout, leaves = _coordinates_of(params, np)
         flat = layout.flatten([concrete(leaf) for leaf in leaves], np)
         output = jax.tree.map(np.asarray, f(layout.unflatten(flat)))

@@ -111,8 +111,10 @@ def _interpolation_rows(nodes: np.ndarray, powers: np.ndarray, rows: int) -> np.
     return result
 
 
-def _fit_rows(nodes: np.ndarray, powers: np.ndarray) -> np.ndarray:
+@functools.lru_cache(maxsize=4096)
+def _fit_rows(steps: tuple[float, ...], exponents: tuple[int, ...]) -> np.ndarray:
     """Coefficients of the least-squares polynomial, shape (terms, nodes)."""
+    nodes, powers = np.array(steps), np.array(exponents)
     terms = len(powers)
     if len(nodes) == terms:
         return _interpolation_rows(nodes, powers, terms)
@@ -159,7 +161,7 @@ def table(
     for c, (start, size, t) in enumerate(candidates):
         run = slice(start, start + size)
         powers = first + stride * np.arange(t)
-        rows = _fit_rows(u[run] / u[start], powers)
+        rows = _fit_rows(tuple((u[run] / u[start]).tolist()), tuple(powers.tolist()))
         for o in mine:
             if (o - first) // stride < t:
                 row = rows[(o - first) // stride]
@@ -169,8 +171,8 @@ def table(
         below[c, start + size :] = True
         if start:
             above[c, start - 1] = True
-        for j in np.flatnonzero(below[c] | above[c]):
-            predict[c, j, run] = (u[j] / u[start]) ** powers @ rows
+        told = np.flatnonzero(below[c] | above[c])
+        predict[c, told, run] = (u[told] / u[start])[:, None] ** powers @ rows
         if start:
             missing = u ** (first + stride * t)
             miss = abs(predict[c, start - 1] @ missing - missing[start - 1])

@@ -94,7 +94,7 @@ def derivative(
         order: Which derivative, or a tuple of them; orders 1 to 8, accurate digits fall
             with the order.
         max_nfev: Most evaluations of f at each point: by default 50 for the first
-            derivative alone, else 100. At least 29.
+            derivative alone, else 100. At least 31, and 32 for the complex step.
         noise: Absolute noise level of f, if known; otherwise it is measured.
         side: 0 for both sides; 1 or -1 to evaluate f only at or above, at or below x.
         scheme: "auto" takes the complex step where f allows it and real differences confirm
@@ -122,6 +122,7 @@ def derivative(
     """
     orders = checked_orders(order)
     default = _NFEV_FIRST if orders == (1,) else _NFEV_HIGHER
+    scheme = "real" if scheme == "auto" and max_nfev == _drive.MIN_NFEV else scheme
     plan = checked_plan(orders, max_nfev, default, side, scheme)
     given, several = checked_noise(noise), isinstance(order, tuple)
     run = functools.partial(_pointwise, plan, given, scheme)
@@ -144,7 +145,6 @@ def derivative(
         if traceable:
             outside = functools.partial(run, to_numpy(mapped), np, analytic, center=None)
             answered = in_numpy_or_traced(outside, within[analytic], x.ravel())
-            answered = jax.tree.map(jnp.asarray, answered)
         else:
             flat = concrete(x.ravel())
             values = at_points(f, flat)
@@ -158,6 +158,8 @@ def derivative(
         # Once more beside x, also where that only tells that f takes no complex numbers.
         nfev = 1 + plan.nfev + (analytic if traceable else scheme != "real")
         estimates = [judge(answers[o], center, nfev, np.shape(x), refuted) for o in orders]
+        if traceable:
+            estimates = jax.tree.map(jnp.asarray, estimates)
         return Estimate(*zip(*estimates, strict=True)) if several else estimates[0]
 
     return at
@@ -197,10 +199,10 @@ def grad(
     inner = _on_coordinates(f, plan, noise, scheme, scalar=True)
 
     def at(params: Params) -> Estimate:
-        (answers, center, refuted), layout, _ = inner(params)
+        (answers, center, refuted), layout, output = inner(params)
         estimate = judge(answers[1], center, 1 + plan.nfev, (layout.size,), refuted)
         total = 1 + layout.size * (plan.nfev + (scheme != "real"))
-        return _in_structure(estimate, lambda v: layout.unflatten(v, cast=False), total)
+        return _in_structure(estimate, lambda v: layout.unflatten(v, cast=False), total, output)
 
     return at
 
@@ -243,7 +245,7 @@ def jacobian(
         (answers, center, refuted), layout, output = inner(params)
         estimate = judge(answers[1], center, 1 + plan.nfev, answers[1].value.shape, refuted)
         total = 1 + layout.size * (plan.nfev + (scheme != "real"))
-        return _in_structure(estimate, lambda m: blocks(m.T, layout, output), total)
+        return _in_structure(estimate, lambda m: blocks(m.T, layout, output), total, output)
 
     return at
 
@@ -280,12 +282,12 @@ def hessian(
     inner = _on_coordinates(f, plan, noise, "real", scalar=True, pairs=True)
 
     def at(params: Params) -> Estimate:
-        (answers, center, _), layout, _ = inner(params)
+        (answers, center, _), layout, output = inner(params)
         n = layout.size
         estimate = judge(answers[2], center, 1 + plan.nfev, (n, n))
         total = 1 + n * plan.nfev + n * (n - 1) * plan.rungs
         rows = layout.abstract()
-        return _in_structure(estimate, lambda m: blocks(m, layout, rows), total)
+        return _in_structure(estimate, lambda m: blocks(m, layout, rows), total, output)
 
     return at
 
@@ -340,11 +342,15 @@ def _on_coordinates(
         answers, refuted = _complex.run(plan, flat, repeated, evaluate, beside, eps, given, xp)
         return answers, center, refuted if scheme == "complex" else None
 
-    return on_lines(f, analyse, check_scalar if scalar else check_outputs)
+    return on_lines(f, analyse, check_scalar if scalar else check_outputs, as_jax=False)
 
 
-def _in_structure(estimate: Estimate, shape: Callable[[Any], PyTree], total: int) -> Estimate:
-    """Give the fields the structure of the derivative."""
+def _in_structure(
+    estimate: Estimate, shape: Callable[[Any], PyTree], total: int, output: PyTree
+) -> Estimate:
+    """Give the fields the structure of the derivative; `output` is that of f."""
     value, error, step, _, status = estimate
-    nfev = np.int64(total) if isinstance(value, np.ndarray) else jnp.asarray(total)
-    return Estimate(shape(value), shape(error), shape(step), nfev, shape(status))
+    fields = Estimate(shape(value), shape(error), shape(step), np.int64(total), shape(status))
+    if isinstance(jax.tree.leaves(output)[0], np.ndarray):  # of a NumPy function
+        return fields
+    return jax.tree.map(jnp.asarray, fields)
