@@ -218,21 +218,12 @@ def draw(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the table and the answer, and save all of it."""
-    options = runs.parser("gradient_cost", __doc__).parse_args(argv)
-    with runs.record(
-        "gradient_cost",
-        root=options.out,
-        dtype=options.dtype,
-        seed=options.seed,
-        script=__file__,
-    ) as run:
+    with runs.experiment(__file__, __doc__, argv) as (options, run):
         sizes = QUICK_SIZES if options.quick else SIZES
         most = QUICK_MEASURED if options.quick else MOST_MEASURED
         rows = measure(sizes=sizes, most_measured=most, seed=options.seed)
-        run.summary.update(answer=answer(rows), results=rows)
-        print(f"{table(rows)}\n\n{run.summary['answer']}\n")
+        print(run.report(table(rows), answer(rows), results=rows))
         run.save_figures(draw(rows))
-        print(f"Table and figure are in {run.folder}")
 
 
 if __name__ == "__main__":

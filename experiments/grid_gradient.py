@@ -215,22 +215,12 @@ def draw(result: Errors) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the table and the answer, and save all of it."""
-    options = runs.parser("grid_gradient", __doc__).parse_args(argv)
-    with runs.record(
-        "grid_gradient",
-        root=options.out,
-        dtype=options.dtype,
-        seed=options.seed,
-        script=__file__,
-    ) as run:
+    with runs.experiment(__file__, __doc__, argv) as (options, run):
         most = QUICK_MOST if options.quick else MOST
         result = measure(most=most, dtype=options.dtype, seed=options.seed)
-        rows = table(result)
-        run.summary.update(answer=answer(result), results=list(rows))
         run.write_json("errors.json", result._asdict())
-        print(f"{rows}\n\n{run.summary['answer']}\n")
+        print(run.report(table(result), answer(result)))
         run.save_figures(draw(result))
-        print(f"Table, errors and figure are in {run.folder}")
 
 
 if __name__ == "__main__":

@@ -255,20 +255,11 @@ def draw(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the table and the answer, and save all of it."""
-    options = runs.parser("noisy_losses", __doc__).parse_args(argv)
-    with runs.record(
-        "noisy_losses",
-        root=options.out,
-        dtype=options.dtype,
-        seed=options.seed,
-        script=__file__,
-    ) as run:
+    with runs.experiment(__file__, __doc__, argv) as (options, run):
         count = QUICK_POINTS if options.quick else NUM_POINTS
         rows = measure(dtype=options.dtype, num_points=count, seed=options.seed)
-        run.summary.update(answer=answer(rows), results=rows)
-        print(f"{table(rows)}\n\n{run.summary['answer']}\n")
+        print(run.report(table(rows), answer(rows), results=rows))
         run.save_figures(draw(rows))
-        print(f"Table and figure are in {run.folder}")
 
 
 if __name__ == "__main__":

@@ -242,22 +242,12 @@ def _panel(curves: Sequence[Curve]) -> Mapping[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the table and the answer, and save all of it."""
-    options = runs.parser("step_size", __doc__).parse_args(argv)
-    with runs.record(
-        "step_size",
-        root=options.out,
-        dtype=options.dtype,
-        seed=options.seed,
-        script=__file__,
-    ) as run:
+    with runs.experiment(__file__, __doc__, argv) as (options, run):
         dtypes = ("float64", "float32") if options.dtype == "float64" else ("float32",)
         curves = measure(dtypes=dtypes, per_decade=3 if options.quick else 6)
-        rows = table(curves)
-        run.summary.update(answer=answer(curves), results=list(rows))
         run.write_json("curves.json", [curve._asdict() for curve in curves])
-        print(f"{rows}\n\n{run.summary['answer']}\n")
+        print(run.report(table(curves), answer(curves)))
         run.save_figures(draw(curves))
-        print(f"Table, curves and figure are in {run.folder}")
 
 
 if __name__ == "__main__":

@@ -225,22 +225,13 @@ def draw(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the table and the answer, and save all of it."""
-    options = runs.parser("work_precision", __doc__).parse_args(argv)
-    with runs.record(
-        "work_precision",
-        root=options.out,
-        dtype=options.dtype,
-        seed=options.seed,
-        script=__file__,
-    ) as run:
+    with runs.experiment(__file__, __doc__, argv) as (options, run):
         settings: dict[str, Any] = {"seed": options.seed}
         if options.quick:
             settings |= {"accuracies": QUICK_ACCURACIES, "budgets": QUICK_BUDGETS}
         rows = measure(**settings)
-        run.summary.update(answer=answer(rows), results=rows)
-        print(f"{table(rows)}\n\n{run.summary['answer']}\n")
+        print(run.report(table(rows), answer(rows), results=rows))
         run.save_figures(draw(rows))
-        print(f"Table and figure are in {run.folder}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Run folders and the frame of an experiment: one folder a run, never shared.
 
-An experiment parses its arguments with `parser`, does its work inside `record`, and ends
-with `console(main)`; the command line uses the same three.
+An experiment does its work inside `experiment`, which parses its arguments with `parser`
+and opens its folder with `record`, and ends with `console(main)`. The command line uses the
+parts.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import datetime
 import itertools
@@ -13,7 +15,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,15 @@ from gradlab._cli_console import DTYPES, UsageError, console, parser
 from gradlab._files import write_whole
 from gradlab._json import to_json
 
-__all__ = ["RunFolder", "UsageError", "claim", "console", "parser", "record"]
+__all__ = [
+    "RunFolder",
+    "UsageError",
+    "claim",
+    "console",
+    "experiment",
+    "parser",
+    "record",
+]
 
 SCHEMA = 1  # of summary.json; raised when a reader of the older layout would go wrong
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
@@ -60,6 +70,18 @@ class RunFolder:
         )
         self.summary["results"] = list(comparison.table)
         self.write_json("summary.json", self.summary)
+
+    def report(self, table: Any, answer: str, *, results: Sequence[Any] | None = None) -> str:
+        """Keep the table and the answer in the summary, and return both as text to print.
+
+        Args:
+            table: What is shown: a `Table`, or anything that prints as one.
+            answer: The answer to the experiment's question, in sentences.
+            results: Rows to keep; by default those of the table.
+        """
+        kept = list(table) if results is None else list(results)
+        self.summary.update(answer=answer, results=kept)
+        return f"{table}\n\n{answer}\n\nThe run's folder is {self.folder}"
 
     def save_figures(self, figures: Mapping[str, Any]) -> None:
         """Write each figure as PNG and SVG under its name, and close it."""
@@ -123,6 +145,31 @@ def record(
                 run.finish(status, error=told, seconds=time.perf_counter() - started)
             raise
         run.finish("finished", seconds=time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def experiment(
+    script: str | Path, question: str | None, argv: Sequence[str] | None = None
+) -> Iterator[tuple[argparse.Namespace, RunFolder]]:
+    """Parse an experiment's arguments, and record its run in a folder named after its file.
+
+    Args:
+        script: The experiment's `__file__`.
+        question: Its docstring, which `--help` shows.
+        argv: The arguments; by default those of the process.
+
+    Yields:
+        The parsed options (`quick`, `out`, `dtype`, `seed`) and the `RunFolder`.
+
+    Raises:
+        UsageError: If the folder cannot be made or written to.
+    """
+    name = Path(script).stem
+    options = parser(name, question).parse_args(argv)
+    with record(
+        name, root=options.out, dtype=options.dtype, seed=options.seed, script=script
+    ) as run:
+        yield options, run
 
 
 def claim(root: str | Path, name: str) -> Path:
