@@ -12,6 +12,7 @@ from scipy.special import eval_hermite
 from support import assert_close
 
 from gradlab.derivatives._checks import checked_count, checked_index
+from gradlab.derivatives._propagate import interpret, series_carry
 from gradlab.derivatives.laplacian import laplacian
 from gradlab.derivatives.taylor import mixed_partial, nth_derivative, taylor
 
@@ -45,6 +46,13 @@ def nested_jvp(f, x, v, order):
 
 def num_equations(f, *args):
     return str(jax.make_jaxpr(f)(*args)).count(" = ")
+
+
+def test_outputs_nobody_wants_come_back_as_empty_lists():
+    program = jax.make_jaxpr(lambda x: (jnp.sin(x) * 2.0, x * x))(1.5)
+    unused, square = interpret(program, [list(jnp.array([1.5, 1.0]))], series_carry(2), wanted=[False, True])
+    assert unused == []
+    assert [float(c) for c in square] == [2.25, 3.0, 1.0]
 
 
 # --- taylor: against mpmath

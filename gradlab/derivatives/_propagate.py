@@ -55,7 +55,7 @@ def interpret(
         program: A closed jaxpr.
         inputs: One list an input of the program.
         carry: How one equation with a moving operand acts on lists.
-        wanted: Which outputs are used; the others may be left as None.
+        wanted: Which outputs are used; the others may be left empty.
 
     Returns:
         One list an output of the program.
@@ -70,7 +70,7 @@ def interpret(
         if isinstance(atom, Literal):
             aval: Any = atom.aval
             return [jnp.asarray(atom.val, aval.dtype)]
-        return known.get(atom)
+        return known.get(atom, [])
 
     for equation in jaxpr.eqns:
         if not (equation.effects or any(v in needed for v in equation.outvars)):
