@@ -1,5 +1,9 @@
 """Second derivatives by automatic differentiation: closed forms, modes, memory."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +11,7 @@ import pytest
 from support import assert_close
 
 from gradlab.derivatives import autodiff
+from gradlab.derivatives._memory import columns_together, peak_bytes
 from gradlab.derivatives.with_derivative import with_derivative
 
 MODES = ("forward_over_reverse", "reverse_over_forward", "reverse_over_reverse", "finite")
@@ -223,6 +228,75 @@ def test_unknown_mode_and_chunk_are_refused():
     for chunk_size in (0, -1, True):
         with pytest.raises(ValueError, match="`chunk_size` must be a positive integer"):
             autodiff.hessian(jnp.sum, chunk_size=chunk_size)
+
+
+def test_more_than_max_bytes_is_refused_with_the_gigabytes():
+    f = lambda x: jnp.sum(x**2)  # noqa: E731
+    x = jnp.ones(10**4)
+    with pytest.raises(ValueError, match=r"takes 0\.8 GB.*`max_bytes` is 1 GB"):
+        autodiff.hessian(f, max_bytes=1e9)(x)
+    assert jax.eval_shape(autodiff.hessian(f, max_bytes=1.7e9), x).shape == (10**4, 10**4)
+    for max_bytes in (0, -1, "1 GB", True, float("inf")):
+        with pytest.raises(ValueError, match="`max_bytes` must be a positive number"):
+            autodiff.hessian(f, max_bytes=max_bytes)
+
+
+def test_memory_beside_the_hessian_is_that_of_the_result():
+    n, width = 1500, 600
+    A = jnp.linspace(-1.0, 1.0, width * n, dtype=jnp.float32).reshape(width, n)
+    f = lambda x: jnp.sum(jnp.tanh(jnp.tanh(A @ x)))  # noqa: E731
+    compiled = jax.jit(autodiff.hessian(f)).lower(jnp.ones(n, jnp.float32)).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes <= 1.5 * 4 * n * n
+
+
+def test_the_chunk_shrinks_to_what_is_left_of_max_bytes():
+    result = 8 * 100**2
+    columns = lambda bytes_: columns_together(100, 8, 1000, bytes_)  # noqa: E731
+    assert columns(10**9) == 20  # a quarter of the result; divides 100
+    assert columns(2 * result + 5500) == 5
+    assert columns(2 * result + 10) == 1
+    assert columns_together(101, 8, 1, 10**9) == 32
+    assert columns_together(3, 8, 10**6, 10**9) == 3
+
+
+def test_peak_counts_what_is_alive_at_once():
+    def f(x):  # two vectors at the most: each is dropped when the next is made
+        for _ in range(10):
+            x = jnp.sin(x)
+        return x
+
+    assert peak_bytes(jax.make_jaxpr(f)(jnp.ones(1000)).jaxpr) == 2 * 8000
+    keeps = lambda x: jnp.sum(jnp.stack([jnp.sin(x), jnp.cos(x), x]))  # noqa: E731
+    assert peak_bytes(jax.make_jaxpr(keeps)(jnp.ones(1000)).jaxpr) >= 5 * 8000
+
+
+SPREAD = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+import gradlab as gl
+
+mesh = jax.make_mesh((4,), ("d",))
+for n in (12, 13):
+    A = jax.random.normal(jax.random.key(0), (20, n))
+    f = lambda x, A: jnp.sum(jnp.tanh(A @ x) ** 3)
+    x = jnp.linspace(-1.0, 1.0, n)
+    H = jax.jit(gl.hessian(f, mesh=mesh, chunk_size=2))(x, A)
+    np.testing.assert_allclose(H, gl.hessian(f)(x, A), rtol=1e-5, atol=1e-5)
+    if n == 12:
+        assert [s.data.shape for s in H.addressable_shards] == 4 * [(3, 12)], H.sharding
+        auto = jax.sharding.Mesh(np.array(jax.devices()), ("d",))
+        A = jax.device_put(A, NamedSharding(auto, P("d")))
+        spread = gl.hessian(f, mesh=auto)(jax.device_put(x, NamedSharding(auto, P())), A)
+        np.testing.assert_allclose(spread, H, rtol=1e-5, atol=1e-5)
+print("spread")
+"""
+
+
+def test_rows_are_spread_over_the_devices_of_a_mesh():
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    call = [sys.executable, "-c", SPREAD]
+    done = subprocess.run(call, env=os.environ | flags, capture_output=True, text=True)
+    assert done.stdout == "spread\n", done.stderr
 
 
 def test_hessian_larger_than_memory_is_refused_before_it_is_allocated():
