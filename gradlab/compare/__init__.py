@@ -6,8 +6,18 @@ performance profiles. The plots are made from it. Nothing here prints or draws.
 
 from gradlab.compare.comparison import Comparison
 from gradlab.compare.driver import compare
+from gradlab.compare.order import Order, convergence_order
 from gradlab.compare.profile import Profile
 from gradlab.compare.run import Run, Sweep
 from gradlab.compare.table import Table
 
-__all__ = ["Comparison", "Profile", "Run", "Sweep", "Table", "compare"]
+__all__ = [
+    "Comparison",
+    "Order",
+    "Profile",
+    "Run",
+    "Sweep",
+    "Table",
+    "compare",
+    "convergence_order",
+]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from gradlab._files import write_whole
 
 __all__ = ["Table"]
 
@@ -36,6 +41,19 @@ class Table:
     def column(self, name: str) -> list[Any]:
         """Return the values of one column, a row each."""
         return [row[name] for row in self.rows]
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write every value of every row, printed or not, as comma-separated values.
+
+        Numbers are written so that reading them back gives the same bits; a value that is
+        missing is an empty cell. The file is written whole or not at all.
+        """
+        names = dict.fromkeys(name for row in self.rows for name in row)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(names), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_whole(path, text.getvalue().encode())
 
     def __str__(self) -> str:
         columns = [

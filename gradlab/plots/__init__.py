@@ -8,6 +8,7 @@ from gradlab.plots.check import plot_check
 from gradlab.plots.convergence import plot_convergence
 from gradlab.plots.derivatives import plot_error_ranges, plot_errors, plot_samples
 from gradlab.plots.learning_rates import plot_learning_rates
+from gradlab.plots.orders import plot_convergence_order
 from gradlab.plots.profiles import plot_performance_profile
 from gradlab.plots.spectrum import plot_spectrum
 from gradlab.plots.step_sizes import plot_step_size_errors
@@ -16,6 +17,7 @@ from gradlab.plots.trajectories import plot_trajectories
 __all__ = [
     "plot_check",
     "plot_convergence",
+    "plot_convergence_order",
     "plot_error_ranges",
     "plot_errors",
     "plot_learning_rates",
