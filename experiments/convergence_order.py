@@ -195,8 +195,8 @@ def answer(rows: Sequence[dict[str, Any]]) -> str:
     text = f"Slopes where the Hessian is positive definite: {', '.join(told)}."
     for row in filter(_is_singular_newton, rows):
         text += (
-            f" At Powell's singular minimum newton has slope {row['order'].order:.2f} and keeps "
-            f"{gain(row):.3f} of the error a step (theory {SINGULAR_RATE:.3f})."
+            f" At Powell's singular minimum newton has slope {row['order'].order:.2f} and "
+            f"keeps {gain(row):.3f} of the error a step (theory {SINGULAR_RATE:.3f})."
         )
     return text
 

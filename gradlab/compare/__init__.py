@@ -6,6 +6,7 @@ performance profiles. The plots are made from it. Nothing here prints or draws.
 
 from gradlab.compare.comparison import Comparison
 from gradlab.compare.driver import compare
+from gradlab.compare.multistart import Endings, Multistart, grid, multistart
 from gradlab.compare.order import Order, convergence_order
 from gradlab.compare.profile import Profile
 from gradlab.compare.run import Run, Sweep
@@ -13,6 +14,8 @@ from gradlab.compare.table import Table
 
 __all__ = [
     "Comparison",
+    "Endings",
+    "Multistart",
     "Order",
     "Profile",
     "Run",
@@ -20,4 +23,6 @@ __all__ = [
     "Table",
     "compare",
     "convergence_order",
+    "grid",
+    "multistart",
 ]

@@ -4,6 +4,7 @@ Matplotlib is imported when something is drawn; pyplot only when no axes were gi
 """
 
 from gradlab.plots._style import save_figure
+from gradlab.plots.basins import plot_basins
 from gradlab.plots.check import plot_check
 from gradlab.plots.convergence import plot_convergence
 from gradlab.plots.derivatives import plot_error_ranges, plot_errors, plot_samples
@@ -15,6 +16,7 @@ from gradlab.plots.step_sizes import plot_step_size_errors
 from gradlab.plots.trajectories import plot_trajectories
 
 __all__ = [
+    "plot_basins",
     "plot_check",
     "plot_convergence",
     "plot_convergence_order",
