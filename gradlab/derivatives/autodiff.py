@@ -28,7 +28,7 @@ from gradlab.derivatives._memory import (
 from gradlab.derivatives._numpy import inside_a_transformation, needs_numbers
 from gradlab.derivatives._stencils import relative_length, relative_step
 
-__all__ = ["flat_hessian", "flat_product", "hessian", "hvp", "value_grad_hvp"]
+__all__ = ["flat_hessian", "flat_product", "hessian", "hvp", "linearized", "value_grad_hvp"]
 
 MODES = ("forward_over_reverse", "reverse_over_forward", "reverse_over_reverse", "finite")
 
@@ -66,7 +66,7 @@ def value_grad_hvp(
     def value_and_grad(x: Params) -> tuple[Any, Params]:
         return jax.value_and_grad(f)(x, *args)
 
-    linear = _linearized(value_and_grad, x)
+    linear = linearized(value_and_grad, x)
     if linear is None:
         gradient, pull, value = jax.vjp(lambda x: value_and_grad(x)[::-1], x, has_aux=True)
         return value, gradient, lambda v: pull(_as_tangent(v, x))[0]
@@ -202,7 +202,7 @@ def flat_hessian(
 def flat_product(f: Callable[[Array], Any], x: Array) -> Callable[[Array], Array]:
     """Return v ↦ H v for the flat x, linearised once; reverse where forward is missing."""
     gradient = jax.grad(f)
-    linear = _linearized(gradient, x)
+    linear = linearized(gradient, x)
     if linear is not None:
         return linear[1]
     pull = jax.vjp(gradient, x)[1]
@@ -321,7 +321,7 @@ def _as_tangent(v: Params, x: Params) -> Params:
     return jax.tree_util.tree_map_with_path(leaf, v, x)
 
 
-def _linearized(function: Callable[[Any], Any], x: Any) -> Any:
+def linearized(function: Callable[[Any], Any], x: Any) -> Any:
     """Linearise at x; None where a custom_vjp has no forward mode."""
     try:
         out, push = jax.linearize(function, x)
