@@ -14,6 +14,7 @@ from gradlab._checks import check_callable, check_count, check_positive
 from gradlab._tree import add_scaled, inner, max_abs, num_params, working_dtype
 from gradlab._typing import Array, Count, Loss, Number, Params
 from gradlab.derivatives.autodiff import flat_hessian, value_grad_hvp
+from gradlab.derivatives.curvature import ggn_vp
 from gradlab.optimizers._protocol import bind
 
 __all__ = ["DirectionState", "scale_by_ggn", "scale_by_newton", "scale_by_newton_cg"]
@@ -186,10 +187,8 @@ def scale_by_ggn(
     most = _budget(max_products)
 
     def update(updates, state, params=None, **extra):
-        outputs, push = jax.linearize(bind(model, extra), params)
-        pull = jax.linear_transpose(push, params)
-        curve = jax.linearize(jax.grad(bind(loss, extra)), outputs)[1]
-        return _solved(lambda v: pull(curve(push(v)))[0], updates, state, params, most, damping)
+        product = ggn_vp(bind(model, extra), bind(loss, extra), params)
+        return _solved(product, updates, state, params, most, damping)
 
     return optax.GradientTransformationExtraArgs(_no_updates, update)
 

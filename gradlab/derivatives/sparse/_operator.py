@@ -136,7 +136,7 @@ def build(
                 parts.append(seen[jnp.clip(product, 0, count - 1), _inside(place, seen)])
         data = parts[0] if parts else jnp.zeros(len(rows), flat.dtype)
         if len(parts) == 2:
-            data = jnp.where(from_column, *parts)
+            data = jnp.where(from_column, parts[0], parts[1])
         return data, _is_wrong(linear, data, entries, shape)
 
     return lambda x, args: compute(x, args, constants)

@@ -1,0 +1,42 @@
+"""Curvature of a loss without its Hessian: products, diagonal, trace, spectrum, eigenpairs.
+
+A product is a function of v, shaped like the parameters, to A v, of a symmetric A: the
+Hessian (`hessian_vp`), the generalised Gauss-Newton matrix (`ggn_vp`) or the Fisher matrix
+(`fisher_vp`). Every other function takes such a product. What is estimated from random
+vectors comes with an interval that holds the truth in 95 % of the draws.
+"""
+
+from gradlab.derivatives.curvature._diagonal import diagonal, hessian_diagonal
+from gradlab.derivatives.curvature._eigenpairs import (
+    ConditionNumber,
+    Eigenpairs,
+    condition_number,
+    top_eigenpairs,
+)
+from gradlab.derivatives.curvature._intervals import CurvatureEstimate
+from gradlab.derivatives.curvature._products import (
+    fisher_vp,
+    ggn_vp,
+    hessian_blocks,
+    hessian_vp,
+)
+from gradlab.derivatives.curvature._spectrum import Spectrum, spectrum
+from gradlab.derivatives.curvature._trace import hessian_trace, trace
+
+__all__ = [
+    "ConditionNumber",
+    "CurvatureEstimate",
+    "Eigenpairs",
+    "Spectrum",
+    "condition_number",
+    "diagonal",
+    "fisher_vp",
+    "ggn_vp",
+    "hessian_blocks",
+    "hessian_diagonal",
+    "hessian_trace",
+    "hessian_vp",
+    "spectrum",
+    "top_eigenpairs",
+    "trace",
+]

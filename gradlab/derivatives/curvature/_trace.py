@@ -1,0 +1,154 @@
+"""The trace of a matrix known by its products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gradlab._typing import Array, Count, Loss, Name, Params
+from gradlab.derivatives.curvature._intervals import CurvatureEstimate, exactly, interval
+from gradlab.derivatives.curvature._operator import (
+    Operator,
+    Product,
+    checked_budget,
+    checked_key,
+    checked_method,
+    columns,
+    flat_operator,
+)
+from gradlab.derivatives.curvature._products import hessian_vp
+
+__all__ = ["complement", "hessian_trace", "on_sphere", "range_of", "trace"]
+
+METHODS = ("exact", "hutch++", "hutchinson")
+
+
+def hessian_trace(
+    f: Loss,
+    x: Params,
+    *args: Any,
+    key: Any = None,
+    method: Name = "hutch++",
+    num_products: Count = 30,
+) -> CurvatureEstimate:
+    """Estimate the trace of the Hessian of f at x: `trace` of its products.
+
+    Args:
+        f: Function (x, *args) to a real scalar.
+        x: Any pytree of real floating leaves, n entries.
+        *args: Further arguments of f.
+        key: Random key; not needed for "exact".
+        method: "hutch++", "hutchinson" or "exact", as for `trace`.
+        num_products: Products to make; with n or more the trace is exact.
+
+    Returns:
+        A `CurvatureEstimate`.
+
+    Raises:
+        TypeError: If f does not return a real scalar or a leaf of x is not real floating.
+        ValueError: If a `key` is needed and missing, or an option is out of range.
+
+    Examples:
+        >>> f = lambda x: jnp.sum(x**3)
+        >>> print(hessian_trace(f, jnp.arange(3.0)).value)  # exact: 3 products are enough
+        18.0
+    """
+    product = hessian_vp(f, x, *args)
+    return trace(product, x, key=key, method=method, num_products=num_products)
+
+
+def trace(
+    product: Product,
+    x: Params,
+    *,
+    key: Any = None,
+    method: Name = "hutch++",
+    num_products: Count = 30,
+) -> CurvatureEstimate:
+    r"""Estimate the trace of a symmetric matrix from products with random vectors.
+
+    "hutchinson" takes the mean of $v^T A v$ for k random v on the sphere of radius √n: the
+    error falls like $\|A\|_F / \sqrt k$. "hutch++" spends a third of the products to find
+    the range Q of the large eigenvalues, a third on $\mathrm{tr}(Q^T A Q)$, and the last
+    on the mean over the complement: far better where the eigenvalues decay, and worse by a
+    factor of √3 at most where they do not.
+
+    The interval is that of the mean of independent draws, corrected for their skewness.
+    XTrace is more exact still, by 30 to 50 % of the error, but its terms are dependent, and
+    the interval from their spread held in 85 to 95 % of the draws only; so it is not offered.
+
+    Args:
+        product: Function of v, shaped like x, to A v, as from `hessian_vp` or `ggn_vp`.
+        x: What v is shaped like, n entries.
+        key: Random key; not needed for "exact".
+        method: "hutch++", "hutchinson" or "exact", by n products.
+        num_products: Products to make, 6 or more; with n or more the trace is exact.
+
+    Returns:
+        A `CurvatureEstimate`.
+
+    Raises:
+        TypeError: If `product` is not a function, or a leaf of x is not real floating.
+        ValueError: If a `key` is needed and missing, or an option is out of range.
+
+    References:
+        Hutchinson, M. F. (1990). A stochastic estimator of the trace of the influence matrix.
+        Meyer, R. A. et al. (2021). Hutch++: optimal stochastic trace estimation.
+        Epperly, E. N., Tropp, J. A. and Webber, R. J. (2024). XTrace: making the most of
+        every sample in stochastic trace estimation. (Vectors on the sphere.)
+
+    Examples:
+        >>> A = jnp.diag(1 / jnp.arange(1.0, 101.0) ** 2)
+        >>> found = trace(lambda v: A @ v, jnp.zeros(100), key=jax.random.key(0))
+        >>> print(bool(found.lower < jnp.trace(A) < found.upper), found.num_products)
+        True 30
+    """
+    operator = flat_operator(product, x)
+    budget = checked_budget(num_products, 6)
+    method = checked_method(method, METHODS, operator.n, budget)
+    if method == "exact":
+        entries = columns(operator, lambda i, column: column[i])
+        return exactly(jnp.sum(entries), operator.n)
+    key = checked_key(key, method)
+    if method == "hutchinson":
+        vectors = on_sphere(key, budget, operator)
+        samples = jnp.sum(vectors * operator.images(vectors), axis=1)
+        return CurvatureEstimate(*interval(samples), budget)
+    return CurvatureEstimate(*interval(_hutch_plus_plus(operator, key, budget)), budget)
+
+
+def _hutch_plus_plus(operator: Operator, key: Array, budget: int) -> Array:
+    """Return the samples of Hutch++, whose mean is the estimate."""
+    first, second = jax.random.split(key)
+    basis = range_of(operator, first, budget // 3)
+    images = operator.images(basis)
+    vectors = jax.random.normal(second, (budget - 2 * len(basis), operator.n), operator.dtype)
+    vectors = complement(basis, vectors)
+    length = jnp.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = vectors * ((operator.n - len(basis)) ** 0.5 / length)
+    rest = jnp.sum(vectors * operator.images(vectors), axis=1)
+    return jnp.sum(basis * images) + rest
+
+
+def range_of(operator: Operator, key: Array, size: int) -> Array:
+    """Return an orthonormal basis of the image of random vectors, in rows."""
+    vectors = jax.random.normal(key, (size, operator.n), operator.dtype)
+    return jnp.linalg.qr(operator.images(vectors).T)[0].T
+
+
+def complement(basis: Array, vectors: Array) -> Array:
+    """Project vectors, in rows, on the complement of a basis; twice, against rounding."""
+    exact = jax.lax.Precision.HIGHEST
+    for _ in range(2):
+        parts = jnp.matmul(vectors, basis.T, precision=exact)
+        vectors = vectors - jnp.matmul(parts, basis, precision=exact)
+    return vectors
+
+
+def on_sphere(key: Array, number: int, operator: Operator) -> Array:
+    """Draw vectors of length √n, in rows, in uniformly random directions."""
+    vectors = jax.random.normal(key, (number, operator.n), operator.dtype)
+    length = jnp.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors * (operator.n**0.5 / length)

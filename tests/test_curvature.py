@@ -1,0 +1,370 @@
+"""Curvature: products against dense matrices, estimates against truth, intervals that hold."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from jax.flatten_util import ravel_pytree
+from support import assert_close
+
+from gradlab.derivatives import curvature
+from gradlab.derivatives.curvature._intervals import interval, student
+from gradlab.derivatives.curvature._krylov import lanczos
+
+RANDOM = np.random.default_rng(3)
+N = 120
+# Eigenvalues of six kinds, from flat to one that dominates.
+SPECTRA = {
+    "flat": RANDOM.uniform(0.5, 1.5, N),
+    "power law": np.arange(1, N + 1) ** -2.0,
+    "slow decay": np.arange(1, N + 1) ** -1.0,
+    "indefinite": RANDOM.normal(size=N),
+    "dominant": np.append(RANDOM.uniform(0, 1, N - 1), 100.0),
+    "network": np.append(RANDOM.normal(size=N - 5) * 0.3, [50.0, 30.0, 10.0, 8.0, 5.0]),
+}
+BASIS = np.linalg.qr(RANDOM.normal(size=(N, N)))[0]
+
+
+def matrix(name, dtype=jnp.float64):
+    return jnp.asarray(BASIS @ np.diag(SPECTRA[name]) @ BASIS.T, dtype)
+
+
+def network(x):
+    """A loss of a small network from a pytree of parameters, with its model and targets."""
+    inputs, targets = jnp.linspace(-1.0, 1.0, 14).reshape(7, 2), jnp.arange(7) % 3
+    hidden = jnp.tanh(inputs @ x["a"] + x["b"][None])
+    return hidden @ x["c"], targets
+
+
+PARAMS = {
+    "a": jnp.asarray(RANDOM.normal(size=(2, 3))),
+    "b": jnp.asarray(RANDOM.normal(size=3)),
+    "c": jnp.asarray(RANDOM.normal(size=(3, 3))),
+}
+FLAT, UNFLATTEN = ravel_pytree(PARAMS)
+
+
+def outputs(x):
+    return network(x)[0]
+
+
+def losses(z):
+    """Cross-entropy of each sample."""
+    return -jnp.take_along_axis(jax.nn.log_softmax(z), (jnp.arange(7) % 3)[:, None], 1)[:, 0]
+
+
+def cross_entropy(z):
+    return jnp.mean(losses(z))
+
+
+def dense(product, x=PARAMS):
+    """Build the matrix of a product from its columns."""
+    flat, unflatten = ravel_pytree(x)
+    columns = [ravel_pytree(product(unflatten(e)))[0] for e in np.eye(flat.size)]
+    return jnp.stack(columns, axis=1)
+
+
+JACOBIAN = jax.jacobian(lambda x: outputs(UNFLATTEN(x)))(FLAT)  # (7, 3, n)
+
+
+def test_gauss_newton_products_are_those_of_the_dense_matrix():
+    H = jax.hessian(cross_entropy)(outputs(PARAMS))
+    expected = jnp.einsum("ain,aibj,bjm->nm", JACOBIAN, H, JACOBIAN)
+    G = dense(curvature.ggn_vp(outputs, cross_entropy, PARAMS))
+    assert_close(G, expected)
+    assert np.linalg.eigvalsh(G).min() > -1e-12
+
+
+def test_gauss_newton_is_the_hessian_of_a_linear_model():
+    A = jnp.asarray(RANDOM.normal(size=(9, 4)))
+    model, loss = lambda x: A @ x, lambda z: jnp.sum(jnp.cosh(z))
+    x, v = jnp.ones(4) / 3, jnp.arange(4.0)
+    expected = curvature.hessian_vp(lambda x: loss(model(x)), x)(v)
+    assert_close(curvature.ggn_vp(model, loss, x)(v), expected)
+
+
+def test_gauss_newton_of_a_custom_vjp_goes_in_reverse():
+    @jax.custom_vjp
+    def cube(x):
+        return x**3
+
+    cube.defvjp(lambda x: (cube(x), x), lambda x, t: (3 * x**2 * t,))
+    loss = lambda z: jnp.sum(z**2)  # noqa: E731
+    x, v = jnp.arange(1.0, 4.0), jnp.array([1.0, -1.0, 2.0])
+    product = curvature.ggn_vp(cube, loss, x)
+    assert_close(product(v), curvature.ggn_vp(lambda x: x**3, loss, x)(v))
+
+
+def test_true_fisher_of_logits_is_gauss_newton_of_their_cross_entropy():
+    F = dense(curvature.fisher_vp(outputs, "categorical", PARAMS))
+    assert_close(F, dense(curvature.ggn_vp(outputs, cross_entropy, PARAMS)))
+
+
+def test_true_fisher_is_the_mean_over_targets_that_the_model_draws():
+    p = jax.nn.softmax(outputs(PARAMS))
+    expected = np.zeros((FLAT.size, FLAT.size))
+    for label in range(3):
+        score = (jnp.eye(3)[label][None] - p)[:, :, None] * JACOBIAN
+        g = jnp.sum(score, axis=1)
+        expected += np.einsum("a,an,am->nm", p[:, label], g, g) / 7
+    assert_close(dense(curvature.fisher_vp(outputs, "categorical", PARAMS)), expected)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "loss"),
+    [
+        ("gaussian", lambda z: 0.5 * (z - 0.3) ** 2),
+        ("bernoulli", lambda z: jnp.logaddexp(0.0, z) - 0.7 * z),
+        ("poisson", lambda z: jnp.exp(z) - 2.0 * z),
+    ],
+)
+def test_true_fisher_is_gauss_newton_of_the_mean_negative_logarithm(likelihood, loss):
+    F = dense(curvature.fisher_vp(outputs, likelihood, PARAMS))
+    mean = lambda z: jnp.sum(loss(z)) / len(z)  # noqa: E731
+    assert_close(F, dense(curvature.ggn_vp(outputs, mean, PARAMS)))
+
+
+def test_empirical_fisher_is_the_mean_of_outer_products_of_gradients():
+    g = jax.jacobian(lambda x: losses(outputs(UNFLATTEN(x))))(FLAT)
+    product = curvature.fisher_vp(outputs, losses, PARAMS, kind="empirical")
+    assert_close(dense(product), g.T @ g / 7)
+
+
+def test_blocks_are_those_of_the_dense_hessian():
+    f = lambda x: cross_entropy(outputs(x))  # noqa: E731
+    H = jax.jit(jax.hessian(f))(PARAMS)
+    blocks = jax.jit(lambda x: curvature.hessian_blocks(f, x))(PARAMS)
+    assert_close(blocks, {name: H[name][name] for name in PARAMS})
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_exact_diagonal_and_trace_are_those_of_the_matrix(dtype):
+    A = matrix("indefinite", dtype)
+    x = jnp.zeros(N, dtype)
+    diagonal = curvature.diagonal(lambda v: A @ v, x)
+    assert_close(diagonal.value, jnp.diag(A))
+    trace = curvature.trace(lambda v: A @ v, x, method="exact")
+    assert_close(trace.value, jnp.trace(A), scale=float(jnp.sum(jnp.abs(jnp.diag(A)))))
+    assert trace.lower == trace.value == trace.upper
+    assert trace.num_products == diagonal.num_products == N
+
+
+def test_more_probes_than_dimensions_are_exact():
+    x = jnp.arange(5.0)
+    f = lambda x: jnp.sum(x**3)  # noqa: E731
+    key = jax.random.key(0)
+    for found in (
+        curvature.hessian_trace(f, x, key=key),
+        curvature.hessian_trace(f, x, method="hutchinson"),
+    ):
+        assert (found.value, found.lower, found.upper, found.num_products) == (60, 60, 60, 5)
+    found = curvature.hessian_diagonal(f, x, method="diag++")
+    assert_close(found.value, 6 * x)
+    assert found.num_products == 5
+    s = curvature.spectrum(curvature.hessian_vp(f, x), x)
+    assert_close(s.nodes, 6 * x[None])
+    assert jnp.all((s.lower == s.density) & (s.density == s.upper))
+
+
+def test_trees_come_back_as_trees():
+    f = lambda x: cross_entropy(outputs(x))  # noqa: E731
+    H = dense(curvature.hessian_vp(f, PARAMS))
+    found = curvature.hessian_diagonal(f, PARAMS)
+    assert_close(found.value, UNFLATTEN(jnp.diag(H)))
+    pairs = curvature.top_eigenpairs(curvature.hessian_vp(f, PARAMS), PARAMS, num_pairs=2)
+    vector = jax.tree.map(lambda v: v[1], pairs.vectors)
+    image = curvature.hessian_vp(f, PARAMS)(vector)
+    assert_close(image, jax.tree.map(lambda v: pairs.values[1] * v, vector), scale=1.0)
+
+
+DRAWS = 600
+
+
+def coverage(found, truth):
+    return float(jnp.mean((found.lower <= truth) & (truth <= found.upper)))
+
+
+@pytest.mark.parametrize("num_products", [15, 30])
+@pytest.mark.parametrize("method", ["hutch++", "hutchinson"])
+@pytest.mark.parametrize("name", SPECTRA)
+def test_interval_of_the_trace_holds_in_95_percent_of_the_draws(name, method, num_products):
+    # Random directions make every basis alike, so that A may be diagonal.
+    d = jnp.asarray(SPECTRA[name])
+
+    def draw(key):
+        return curvature.trace(
+            lambda v: d * v, d, key=key, method=method, num_products=num_products
+        )
+
+    found = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(1), DRAWS))
+    assert 0.92 <= coverage(found, jnp.sum(d)) <= 0.98
+    mean = jnp.mean(found.value)
+    assert abs(mean - jnp.sum(d)) < 4 * jnp.std(found.value) / DRAWS**0.5  # no bias
+
+
+@pytest.mark.parametrize("method", ["diag++", "hutchinson"])
+@pytest.mark.parametrize("name", SPECTRA)
+def test_interval_of_the_diagonal_holds_in_95_percent_of_the_draws(name, method):
+    A = matrix(name)
+
+    def draw(key):
+        return curvature.diagonal(lambda v: A @ v, A[0], key=key, method=method)
+
+    found = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(2), 60))
+    assert 0.92 <= coverage(found, jnp.diag(A)[None]) <= 0.98
+    bias = jnp.mean(found.value, axis=0) - jnp.diag(A)
+    assert jnp.all(jnp.abs(bias) < 6 * jnp.std(found.value, axis=0) / 60**0.5)
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_interval_of_the_density_holds_in_95_percent_of_the_draws(name):
+    eigenvalues = jnp.sort(jnp.tile(jnp.asarray(SPECTRA[name]), 4))
+    n = eigenvalues.size
+
+    def draw(key):
+        s = curvature.spectrum(lambda v: eigenvalues * v, eigenvalues, key=key, num_points=60)
+        away = (s.grid[:, None] - eigenvalues[None]) / s.width
+        true = jnp.sum(jax.scipy.stats.norm.pdf(away), axis=1) / (n * s.width)
+        held = (s.lower <= true) & (true <= s.upper)
+        there = true > 1e-3 * jnp.max(true)  # elsewhere there is next to nothing
+        return jnp.sum(held & there), jnp.sum(there), jnp.trapezoid(s.density, s.grid)
+
+    held, there, integral = jax.jit(lambda keys: jax.lax.map(draw, keys))(
+        jax.random.split(jax.random.key(3), 40)
+    )
+    assert 0.92 <= jnp.sum(held) / jnp.sum(there) <= 0.98
+    assert jnp.all(jnp.abs(integral - 1) < 0.02)
+
+
+def test_deflation_pays_where_eigenvalues_decay():
+    key = jax.random.key(0)
+    A = matrix("power law")
+    found = {m: curvature.trace(lambda v: A @ v, A[0], key=key, method=m) for m in TRACES}
+    width = {m: float(f.upper - f.lower) for m, f in found.items()}
+    assert width["hutch++"] < width["hutchinson"] / 10
+
+
+TRACES = ("hutch++", "hutchinson")
+
+
+def test_identity_is_estimated_without_error():
+    x = jnp.zeros(200)
+    for method in TRACES:
+        found = curvature.trace(lambda v: v, x, key=jax.random.key(0), method=method)
+        assert_close(jnp.stack([found.value, found.lower, found.upper]), 200 * jnp.ones(3))
+
+
+@pytest.mark.parametrize("dof", [1, 2, 3, 5, 9, 30, 1000])
+def test_quantiles_are_those_of_students_distribution(dof):
+    exact = scipy.stats.t.ppf(scipy.stats.norm.cdf(2.0047), dof)
+    assert student(dof) == pytest.approx(exact, rel=5e-3)
+
+
+def test_interval_of_skewed_samples_reaches_further_up():
+    skewed = jnp.asarray(RANDOM.exponential(size=(12,)))
+    mean, lower, upper = interval(skewed)
+    assert upper - mean > 1.2 * (mean - lower)
+    mean, lower, upper = interval(jnp.array([1.0, -1.0, 2.0, -2.0]))  # symmetric
+    assert upper == pytest.approx(-lower)
+    spread = scipy.stats.t.ppf(scipy.stats.norm.cdf(2.0047), 3) * np.sqrt(10 / 3) / 2
+    assert upper == pytest.approx(spread, rel=1e-2)
+    assert interval(jnp.ones(5)) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("which", ["magnitude", "largest", "smallest"])
+def test_eigenpairs_are_those_of_the_dense_matrix(which, dtype):
+    A = matrix("network", dtype)
+    pairs = curvature.top_eigenpairs(lambda v: A @ v, A[0], num_pairs=3, which=which)
+    values = np.sort(SPECTRA["network"])
+    expected = {
+        "magnitude": values[np.argsort(-abs(values))][:3],
+        "largest": values[::-1][:3],
+        "smallest": values[:3],
+    }[which]
+    assert pairs.values.dtype == dtype
+    eps = jnp.finfo(dtype).eps
+    assert np.all(abs(pairs.values - expected) <= pairs.errors + 50 * eps * 50)
+    assert np.all(pairs.errors <= 2 * eps ** (2 / 3) * 50)
+    assert_close(pairs.vectors @ pairs.vectors.T, jnp.eye(3, dtype=dtype))
+    assert pairs.num_products < 1.5 * N
+
+
+def test_multiple_eigenvalues_are_found_as_often_as_they_are_there():
+    d = jnp.asarray([3.0, 3.0, 3.0, 2.0, 1.0] + 100 * [0.5])
+    pairs = curvature.top_eigenpairs(lambda v: d * v, d, num_pairs=5)
+    assert_close(pairs.values, d[:5])
+
+
+def test_more_pairs_than_the_space_holds_restart():
+    d = jnp.linspace(1.0, 2.0, 500)  # gaps of 1/500: the first space does not resolve them
+    pairs = curvature.top_eigenpairs(lambda v: d * v, d, num_pairs=4)
+    assert pairs.num_products > 34
+    assert np.all(abs(pairs.values - d[::-1][:4]) <= pairs.errors + 1e-13)
+
+
+@pytest.mark.parametrize("sign", ["definite", "indefinite", "negative"])
+@pytest.mark.parametrize("n", [40, 1100])
+def test_condition_number_is_that_of_the_eigenvalues(n, sign):
+    d = jnp.linspace(1.0, 50.0, n)
+    d = {"definite": d, "negative": -d, "indefinite": d * (-1.0) ** jnp.arange(n)}[sign]
+    found = jax.jit(lambda d: curvature.condition_number(lambda v: d * v, d))(d)
+    assert found.lower <= 50 <= found.upper * (1 + 1e-12)
+    assert found.value == pytest.approx(50, rel=1e-2)
+    assert found.upper < 52
+
+
+def test_condition_number_of_singular_matrices_is_infinite():
+    d = jnp.arange(5.0)
+    found = curvature.condition_number(lambda v: d * v, d)
+    assert found.value == found.upper == jnp.inf
+    assert jnp.isnan(curvature.condition_number(lambda v: 0 * v, d).value)
+
+
+PRODUCT = lambda v: 2 * v  # noqa: E731
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda x: curvature.trace(PRODUCT, x), ValueError, "needs a `key`"),
+        (
+            lambda x: curvature.diagonal(PRODUCT, x, method="diag++"),
+            ValueError,
+            "needs a `key`",
+        ),
+        (lambda x: curvature.spectrum(PRODUCT, x, num_steps=3), ValueError, "needs a `key`"),
+        (lambda x: curvature.trace(PRODUCT, x, key=3), TypeError, "key of jax.random"),
+        (lambda x: curvature.trace(PRODUCT, x, method="hutch+"), ValueError, "hutch\\+\\+"),
+        (lambda x: curvature.trace(PRODUCT, x, num_products=2), ValueError, "whole number ≥ 6"),
+        (lambda x: curvature.trace(3, x), TypeError, "`product` must be a function"),
+        (lambda x: curvature.trace(lambda v: v[:3], x), ValueError, "shaped like `x`"),
+        (lambda x: curvature.top_eigenpairs(PRODUCT, x, which="top"), ValueError, "`which`"),
+        (lambda x: curvature.top_eigenpairs(PRODUCT, x, num_pairs=51), ValueError, "n = 50"),
+        (lambda x: curvature.fisher_vp(outputs, "gausian", PARAMS), ValueError, "'gaussian'"),
+        (lambda x: curvature.fisher_vp(outputs, losses, PARAMS), TypeError, "ggn_vp"),
+        (
+            lambda x: curvature.fisher_vp(outputs, cross_entropy, PARAMS, kind="empirical"),
+            ValueError,
+            r"shape \(N,\)",
+        ),
+        (lambda x: curvature.ggn_vp(outputs, losses, PARAMS), TypeError, "return a scalar"),
+        (lambda x: curvature.hessian_blocks(lambda x: x, x), TypeError, "return a scalar"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(call, error, match):
+    with pytest.raises(error, match=match):
+        call(jnp.zeros(50))
+
+
+def test_matfree_agrees_on_trace_and_quadrature():
+    decomp = pytest.importorskip("matfree.decomp")
+    d = jnp.linspace(1.0, 5.0, 60)
+    start = jnp.asarray(RANDOM.normal(size=60))
+    tridiagonal = decomp.tridiag_sym(12, materialize=True)(lambda v: d * v, start)
+    nodes = np.linalg.eigvalsh(tridiagonal.J_small)
+
+    assert_close(
+        jnp.sort(lanczos(lambda v: d * v, start, 12)[0]), jnp.asarray(nodes), factor=1e4
+    )
