@@ -1,0 +1,369 @@
+"""`least_squares`: fit parameters to residuals, by methods that know their structure."""
+
+from __future__ import annotations
+
+import functools
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradlab import _driver as driver
+from gradlab import _engine as engine
+from gradlab._checks import (
+    check_callable,
+    check_count,
+    check_params,
+    check_positive,
+    check_state,
+)
+from gradlab._errors import accepts_only_its_keywords, check_choice
+from gradlab._outcome import outcome
+from gradlab._stopping import Numbers, Precision, Problem
+from gradlab._typing import Array, Count, GradientOperator, Name, Number, Params
+from gradlab.derivatives._leaves import eps_of
+from gradlab.fit import Fit
+from gradlab.minimize import (
+    DEFAULT_STEPS,
+    MOST_STEPS,
+    Progress,
+    _any_traced,
+    _check_options,
+    _chunk_rows,
+    _refuse_host_options,
+    _run_traced,
+)
+from gradlab.optimizers._residuals import Residuals, flat_residuals
+from gradlab.optimizers.least_squares import PLANS, Setup, jacobian_rule, roots, transformation
+from gradlab.optimizers.method import Method
+from gradlab.optimizers.robust import LOSSES, corrected
+from gradlab.result import Result, Status
+
+__all__ = ["least_squares"]
+
+if TYPE_CHECKING:
+    Residual: TypeAlias = Callable[..., Any]
+    Arguments: TypeAlias = tuple[Any, ...]
+    Bounds: TypeAlias = tuple[Any, Any]
+    Callback: TypeAlias = Callable[[Progress], Any]
+else:  # checked below, in the caller's words
+    Residual = Arguments = Bounds = Callback = Any
+
+
+@accepts_only_its_keywords
+def least_squares(
+    residual: Residual,
+    x0: Params,
+    method: Name = "levenberg_marquardt",
+    *,
+    args: Arguments = (),
+    weights: Any = None,
+    bounds: Bounds | None = None,
+    loss: Name = "linear",
+    loss_scale: Number | None = None,
+    max_steps: Count | None = None,
+    gtol: Number | None = None,
+    ftol: Number | None = None,
+    xtol: Number | None = None,
+    grad: GradientOperator | None = None,
+    noise: Number | None = None,
+    trace: Name | None = "scalars",
+    loop: Name = "auto",
+    callback: Callback | None = None,
+    max_seconds: Number | None = None,
+    state: Any = None,
+) -> Fit:
+    r"""Minimise the sum of the squares of residuals, and say how well the data determine x.
+
+    Minimised is $\sum_i c^2 \rho(w_i r_i(x)^2 / c^2)$, with ρ(s) = s unless a robust loss is
+    asked for. The run ends where rounding hides all further progress, judged by the gradient,
+    so that the answer has every digit that the arithmetic holds; `gtol`, `ftol` and `xtol`
+    end it earlier. No tolerance is absolute: scaling the residuals or a parameter changes
+    nothing.
+
+    Args:
+        residual: Function `residual(params, *args)` to the residuals, an array or a pytree of
+            real arrays, written for JAX. Fewer residuals than parameters are allowed.
+        x0: Start: any pytree of real floating leaves.
+        method: "levenberg_marquardt" (default), "gauss_newton", "dogleg" or "newton", which
+            uses the exact Hessian JᵀJ + Σ rᵢ∇²rᵢ; see `gradlab.optimizers`.
+        args: Further arguments of `residual`. They are traced: new data never recompile.
+        weights: Weights of the squares, not negative, shaped like the residuals; with
+            standard deviations σ these are 1/σ².
+        bounds: Lower and upper bounds, each a number or a pytree like `x0`; a start outside
+            is moved inside, and steps are projected.
+        loss: "linear" (default), "huber", "soft_l1", "cauchy" or "arctan", with Triggs'
+            correction.
+        loss_scale: Residual c beyond which a residual counts as an outlier; default 1.
+        max_steps: Most steps to take; default 1,000.
+        gtol: Stop when the largest gradient entry is this small relative to that at the
+            start; off by default.
+        ftol: Stop when a step changes the loss by at most `ftol` times its size; off by
+            default.
+        xtol: Stop when a step is at most `xtol` times as long as the point; off by default.
+        grad: Derivative operator, default automatic differentiation, forward or reverse by
+            shape; `gradlab.finite.grad` or `.jacobian`, or a partial of them, takes the
+            Jacobian by differences.
+        noise: Absolute noise level of the loss; default what rounding does to it.
+        trace: "scalars" (default), "params" to keep every iterate too, or None.
+        loop: As in `minimize`.
+        callback: As in `minimize`.
+        max_seconds: As in `minimize`.
+        state: `Fit.state` of an earlier run of the same method, to go on from.
+
+    Returns:
+        A `Fit`: a `Result` with residuals, Jacobian, covariance, standard errors and a
+        printed `summary()`.
+
+    Raises:
+        TypeError: If a leaf is not floating, the residuals are a scalar or not real arrays,
+            or a keyword is unknown.
+        ValueError: If an option has a value outside its range, or shapes do not fit.
+
+    Examples:
+        >>> x = jnp.arange(6.0)
+        >>> y = 3 * jnp.exp(-0.5 * x) + jnp.array([0.02, -0.01, 0.0, 0.01, -0.02, 0.01])
+        >>> fit = least_squares(lambda b: b[0] * jnp.exp(-b[1] * x) - y, jnp.ones(2))
+        >>> print(fit.success, fit.x.round(3), fit.standard_errors.round(4))
+        True [3.015 0.506] [0.0169 0.0049]
+    """
+    check_callable("residual", residual, "a function residual(params, *args)")
+    check_choice("method", method, PLANS)
+    check_choice("loss", loss, LOSSES)
+    _check_options(args, loop, trace)
+    if callback is not None:
+        check_callable("callback", callback, "a function of a Progress")
+    deadline = check_positive("max_seconds", max_seconds)
+    steps = DEFAULT_STEPS if max_steps is None else check_count("max_steps", max_steps)
+    scale = check_positive("loss_scale", loss_scale, zero=False)
+    x0 = check_params(x0)
+    m = _count_residuals(residual, x0, args)
+    weights = _check_weights(weights, residual, x0, args, m)
+    bounds = _check_bounds(bounds, x0)
+    if bounds is not None:
+        x0 = jax.tree.map(lambda x, low, high: jnp.clip(x, low, high), x0, *bounds)
+    operator = None if grad is None or grad is jax.grad else jacobian_rule(grad)
+    data = {"args": args, "weights": weights, "bounds": bounds, "loss_scale": scale}
+    problem = Problem(
+        args=(args, weights, scale),
+        hyperparams=data,
+        gtol=0.0 if gtol is None else check_positive("gtol", gtol),
+        ftol=check_positive("ftol", ftol),
+        xtol=check_positive("xtol", xtol),
+        noise=check_positive("noise", noise),
+        max_steps=np.asarray(min(steps, MOST_STEPS), np.int32),
+    )
+    chosen = Method(method, _Factory(residual, method, loss, operator), (), data)
+    if state is not None:
+        check_state(state, chosen.build(data).init, x0)
+    objective = _Objective(residual, loss, operator)
+    rows = _chunk_rows(x0, trace)
+    program = _Program(objective, chosen, None, False, rows, trace == "params")
+    options = driver.Options(loop, callback, deadline)
+    finished = None
+    if not _any_traced((x0, problem, state)):
+        finished = driver.run(program, problem, x0, state, options)
+    if finished is None:
+        _refuse_host_options(loop, callback, deadline)
+        carry, history = _run_traced(program, problem, x0, state, steps, trace), None
+    else:
+        carry, history = finished
+    result = outcome(program, problem, carry, history, trace is not None, lambda x: x)
+    return _fit(objective, problem, carry, result, history is not None)
+
+
+@dataclass(frozen=True)
+class _Objective:
+    """The loss that the run minimises: the sum of the residuals' losses."""
+
+    residual: Callable[..., Any]
+    loss: str
+    operator: Callable[..., Any] | None
+
+    def problem(self, params: Params, args: Any, weights: Any, scale: Any) -> Residuals:
+        """Build the residuals at work."""
+        return Residuals(
+            self.residual, params, args, roots(weights), self.loss, scale, self.operator
+        )
+
+    def __call__(self, params: Params, args: Any, weights: Any, scale: Any) -> Array:
+        """Evaluate the loss."""
+        problem = self.problem(params, args, weights, scale)
+        return _value(problem, problem.flat(params))
+
+
+def _value(problem: Residuals, x: Array) -> Array:
+    """Loss at a flat point, its derivative by the operator that was asked for."""
+    if problem.exact:
+        return problem.value(problem(x))
+
+    @jax.custom_jvp
+    def value(x: Array) -> Array:
+        return problem.value(problem(x))
+
+    @value.defjvp
+    def rule(primals: Any, tangents: Any) -> Any:
+        (x,), (dx,) = primals, tangents
+        r = problem(x)
+        slopes = problem.losses(r).slope * r
+        gradient = 2 * jnp.sum(problem.jacobian(x) * slopes[:, None], axis=0)
+        return problem.value(r), jnp.sum(gradient * dx)
+
+    return value(x)
+
+
+@dataclass(frozen=True)
+class _Factory:
+    """Builds the method's transformation around its residual function."""
+
+    residual: Callable[..., Any]
+    name: str
+    loss: str
+    operator: Callable[..., Any] | None
+
+    def __call__(self, args: Any, weights: Any, bounds: Any, loss_scale: Any) -> Any:
+        setup = Setup(args, weights, bounds, self.loss, loss_scale, self.operator)
+        return transformation(self.residual, self.name, setup)
+
+
+@dataclass(frozen=True)
+class _Program(engine.Program):
+    """The program of a fit: its derivatives are those of the residuals."""
+
+    def difference_costs(self, params: Params) -> tuple[int, int] | None:
+        """Residuals per Jacobian; None for autodiff."""
+        operator = self.loss.operator
+        if operator is None:
+            return None
+        each = operator.num_evaluations(params)
+        return (each, 2 * each) if each else None
+
+    def precision(self, params: Params, loss_dtype: Any) -> Precision:
+        """Relative rounding errors of the loss and of its gradient."""
+        plain = super().precision(params, loss_dtype)
+        return Precision(max(plain.loss, eps_of(loss_dtype)), plain.grad)
+
+    def _value(self) -> Any:
+        return self.loss
+
+
+# Residual functions whose output has been checked, with the shapes of their arguments. Small:
+# it only spares repeated runs the tracing, which takes longer than a short run itself.
+_checked: OrderedDict[Any, int] = OrderedDict()
+
+
+def _count_residuals(residual: Callable[..., Any], x0: Params, args: Any) -> int:
+    """Trace the residuals, raise where they are none, and return how many there are."""
+    leaves, structure = jax.tree.flatten((x0, args))
+    kinds = tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
+    try:
+        key = residual, structure, kinds
+        if key in _checked:
+            return _checked[key]
+    except TypeError:  # unhashable: trace it every time
+        return jax.eval_shape(functools.partial(flat_residuals, residual), x0, *args).size
+    size = jax.eval_shape(functools.partial(flat_residuals, residual), x0, *args).size
+    _checked[key] = size
+    if len(_checked) > driver.CACHE_SIZE:
+        _checked.popitem(last=False)
+    return size
+
+
+def _check_weights(weights: Any, residual: Any, x0: Params, args: Any, m: int) -> Any:
+    """Return the weights as one vector of m entries, or raise."""
+    if weights is None:
+        return None
+    leaves = [jnp.ravel(jnp.asarray(leaf, float)) for leaf in jax.tree.leaves(weights)]
+    flat = jnp.concatenate(leaves) if leaves else jnp.zeros(0)
+    if flat.size != m:
+        out = jax.eval_shape(residual, x0, *args)
+        shapes = [leaf.shape for leaf in jax.tree.leaves(out)]
+        raise ValueError(
+            f"`weights` must be shaped like the residuals, {shapes}: {m} numbers, got {flat.size}."
+        )
+    if not isinstance(flat, jax.core.Tracer):
+        numbers = np.asarray(flat)
+        if not np.all(np.isfinite(numbers)) or np.any(numbers < 0):
+            bad = int(np.argmax(~(np.isfinite(numbers) & (numbers >= 0))))
+            raise ValueError(f"`weights` must be finite and ≥ 0, got {numbers[bad]} at {bad}.")
+    dtype = jnp.result_type(*jax.tree.leaves(x0))
+    return flat.astype(jnp.promote_types(dtype, jnp.float32))
+
+
+def _check_bounds(bounds: Any, x0: Params) -> Any:
+    """Return lower and upper bounds shaped like x0, or raise."""
+    if bounds is None:
+        return None
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+        raise ValueError("`bounds` must be a pair (lower, upper), each a number or like x0.")
+    sides = tuple(_like(side, x0) for side in bounds)
+    for low, high in zip(*(jax.tree.leaves(side) for side in sides), strict=True):
+        known = not isinstance(low, jax.core.Tracer) and not isinstance(high, jax.core.Tracer)
+        if known and not np.all(np.asarray(low) <= np.asarray(high)):
+            raise ValueError("`bounds`: a lower bound exceeds its upper bound, or is NaN.")
+    return sides
+
+
+def _like(side: Any, x0: Params) -> Params:
+    """Make one side of the bounds a tree like x0."""
+    if jax.tree.structure(side) != jax.tree.structure(x0):
+        if np.ndim(side) != 0:
+            raise ValueError(
+                "each of `bounds` must be a number or a pytree like x0, got "
+                f"{jax.tree.structure(side)} for {jax.tree.structure(x0)}."
+            )
+        side = jax.tree.map(lambda x: side, x0)
+    try:
+        return jax.tree.map(
+            lambda s, x: jnp.broadcast_to(jnp.asarray(s, x.dtype), x.shape), side, x0
+        )
+    except ValueError as error:
+        raise ValueError(f"`bounds` do not have the shapes of x0: {error}") from error
+
+
+def _fit(
+    objective: _Objective, problem: Problem, carry: engine.Carry, result: Result, concrete: bool
+) -> Fit:
+    """Add residuals and Jacobian at the answer to a result."""
+    point = carry.state.point
+    packed, value, status = carry.numbers, point.numbers[..., 0], result.status
+    if concrete:  # eager JAX operations would cost more than the rest of a short run
+        packed, own, status = jax.device_get((packed, point.numbers, status))
+        value = own[0]
+    xp: Any = np if concrete else jnp
+    numbers = Numbers.of(packed)
+    last = (status <= Status.NOISE_FLOOR) | (numbers.value == numbers.best_value)
+    there = last & xp.isfinite(value)
+    weights = problem.args[1]
+    if concrete:
+        known = point.residuals, point.jacobian
+        found = known if there else _compiled_anew(objective)(problem.args, result.x)
+    else:
+        found = jax.lax.cond(
+            there,
+            lambda: (point.residuals, point.jacobian),
+            lambda: _linearised(objective, problem.args, result.x),
+        )
+    count = found[0].shape[-1] if weights is None else xp.sum(xp.asarray(weights) > 0)
+    again = xp.asarray(~there, np.int32)
+    fields = result._replace(nfev=result.nfev + again, ngev=result.ngev + again)
+    return Fit(*fields, *found, xp.asarray(count, np.int32))
+
+
+def _linearised(objective: _Objective, args: Any, x: Params) -> tuple[Array, Array]:
+    """Residuals and Jacobian at a point."""
+    problem = objective.problem(x, *args)
+    flat = problem.flat(x)
+    residuals = problem(flat)
+    factor = corrected(residuals, problem.losses(residuals))[1]
+    return residuals, factor[:, None] * problem.jacobian(flat)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_anew(objective: _Objective) -> Callable[..., Any]:
+    """Compile `_linearised`, once for equal objectives."""
+    return jax.jit(functools.partial(_linearised, objective))

@@ -1,0 +1,319 @@
+"""A point of a least-squares run: Jacobian, its factors, what they promise, what is noise.
+
+The Jacobian is factored by QR with the residuals as a last column, and the triangle by SVD:
+JᵀJ, which squares the condition number, is never formed for a Gauss-Newton step, and every
+damping after that costs O(n²).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gradlab._typing import Array
+from gradlab.optimizers._residuals import Residuals
+from gradlab.optimizers.robust import corrected
+
+__all__ = [
+    "CLOSE",
+    "FINISHED",
+    "Box",
+    "Point",
+    "arrive",
+    "blank_point",
+    "inside",
+    "norm",
+    "times",
+]
+
+# Running maximum of the column norms (Moré 1978), which forgets: after ten steps a tenth. A
+# far start may have columns a thousand times those of the answer, and would rule for ever.
+FORGETTING = 0.8
+# The last Newton steps begin when a Gauss-Newton step promises less than this many times the
+# noise of the loss: five digits of the loss are left, in which one or two steps converge.
+NEAR = 1e5
+# Noise of the loss in units of ‖r‖ δ, with δ the rounding noise of the residuals.
+NOISE = 4.0
+# A last Newton step must halve the gradient, and a fit is finished at 1 noise of the
+# residuals, or within 10 where no step gets nearer.
+FINISHED, CLOSE = 1.0, 10.0
+
+
+class Box(NamedTuple):
+    """Lower and upper bounds of the flat parameters."""
+
+    lower: Array
+    upper: Array
+
+
+class Point(NamedTuple):
+    """What is known at a point. Vectors of n and matrices of n by n live in scaled space.
+
+    Attributes:
+        residuals: Weighted residuals, shape (m,).
+        jacobian: Corrected Jacobian, unscaled, blocked columns zero, shape (m, n).
+        vectors: Rows: scale D, half gradient Ĵᵀr̂ unscaled, curvatures and gradient in the
+            basis of the model, last Newton step.
+        matrices: The model's basis, one vector a column, and the whitening map W with
+            H⁻¹ = WᵀW of the last Newton steps.
+        numbers: See the properties.
+        second: Whether the model has the residuals' own curvature.
+        near: Whether the last Newton steps are on.
+        sharp: Whether W and the last Newton step are to be had.
+    """
+
+    residuals: Array
+    jacobian: Array
+    vectors: Array
+    matrices: Array
+    numbers: Array
+    second: Array
+    near: Array
+    sharp: Array
+
+    @property
+    def scale(self) -> Array:
+        """Scale D of the parameters."""
+        return self.vectors[0]
+
+    @property
+    def gradient(self) -> Array:
+        """Half the gradient of the loss."""
+        return self.vectors[1]
+
+    @property
+    def curvatures(self) -> Array:
+        """Curvatures of the model in its basis."""
+        return self.vectors[2]
+
+    @property
+    def slopes(self) -> Array:
+        """Half gradient in the model's basis."""
+        return self.vectors[3]
+
+    @property
+    def last_step(self) -> Array:
+        """Newton step of the finish, scaled."""
+        return self.vectors[4]
+
+    @property
+    def basis(self) -> Array:
+        """Basis of the model."""
+        return self.matrices[0]
+
+    @property
+    def whitening(self) -> Array:
+        """Map W of the finish."""
+        return self.matrices[1]
+
+    @property
+    def value(self) -> Array:
+        """Loss."""
+        return self.numbers[0]
+
+    @property
+    def promise(self) -> Array:
+        """Reduction of the loss that a Gauss-Newton step promises."""
+        return self.numbers[1]
+
+    @property
+    def noise(self) -> Array:
+        """Rounding noise δ of the residuals, as a norm."""
+        return self.numbers[2]
+
+    @property
+    def length(self) -> Array:
+        """Length of the Gauss-Newton step over that of the point, both scaled."""
+        return self.numbers[3]
+
+    @property
+    def lowest(self) -> Array:
+        """Least curvature, relative to that of the Gauss-Newton model where known."""
+        return self.numbers[4]
+
+    @property
+    def highest(self) -> Array:
+        """Largest curvature in the same units."""
+        return self.numbers[5]
+
+    @property
+    def level(self) -> Array:
+        """Noise of the loss."""
+        size = jnp.sqrt(jnp.maximum(self.value, 0))
+        return jnp.maximum(NOISE * self.noise * (size + self.noise), self.numbers[6])
+
+    @property
+    def finite(self) -> Array:
+        """Whether residuals and Jacobian are finite."""
+        return jnp.isfinite(self.numbers[0]) & jnp.isfinite(self.numbers[7])
+
+
+def blank_point(m: int, n: int, dtype: Any) -> Point:
+    """Build the point before any was reached."""
+    no = jnp.zeros((), bool)
+    return Point(
+        jnp.zeros(m, dtype), jnp.zeros((m, n), dtype), jnp.zeros((5, n), dtype),
+        jnp.zeros((2, n, n), dtype), jnp.full(8, jnp.inf, dtype), no, no, no,
+    )  # fmt: skip
+
+
+def inside(box: Box | None, x: Array, step: Array) -> Array:
+    """Shorten a step, entry by entry, so that x + step lies within the bounds, rounded."""
+    if box is None:
+        return step
+    step = jnp.clip(x + step, box.lower, box.upper) - x
+    up, down = jnp.full_like(x, jnp.inf), jnp.full_like(x, -jnp.inf)
+    step = jnp.where(x + step < box.lower, jnp.nextafter(step, up), step)
+    return jnp.where(x + step > box.upper, jnp.nextafter(step, down), step)
+
+
+def arrive(
+    problem: Residuals,
+    box: Box | None,
+    x: Array,
+    residuals: Array,
+    scale: Array,
+    near: Array,
+    second: Array,
+    least_noise: Array,
+    *,
+    finishing: bool,
+) -> Point:
+    """Evaluate the Jacobian at x and all that follows from it.
+
+    `scale` is the running maximum so far; `second` asks for the residuals' own curvature,
+    `near` for the last Newton steps, whether or not the promise is small; `finishing` says
+    whether the method has such steps.
+    """
+    eps = jnp.finfo(residuals.dtype).eps
+    plain = problem.jacobian(x)
+    to_r, to_j, slopes, raised = corrected(residuals, problem.losses(residuals))
+    r, jacobian = to_r * residuals, to_j[:, None] * plain
+    finite = jnp.sum(jnp.abs(jacobian)) + jnp.sum(jnp.abs(r))
+    usable = jnp.isfinite(finite)
+    r, jacobian = jnp.where(usable, r, 0), jnp.where(usable, jacobian, 0)
+    gradient = times(r, jacobian)
+    if box is not None:
+        outwards = ((x <= box.lower) & (gradient > 0)) | ((x >= box.upper) & (gradient < 0))
+        jacobian = jnp.where(outwards[None, :], 0, jacobian)
+        gradient = jnp.where(outwards, 0, gradient)
+    scale = jnp.maximum(FORGETTING * scale, jnp.sqrt(jnp.sum(jacobian**2, axis=0)))
+    unit = jnp.where(scale > 0, scale, 1)
+    values, vectors, turned = _factor(jacobian / unit[None, :], r)
+    keep = values > max(jacobian.shape) * eps * jnp.max(values)
+    inverse = jnp.where(keep, 1 / jnp.where(keep, values, 1), 0)
+    promise = jnp.sum(jnp.where(keep, turned, 0) ** 2)
+    value = problem.value(residuals)
+    moved = times(jnp.abs(x), jnp.abs(jacobian).T)
+    noise = eps * (norm(residuals) + norm(moved))
+    size = norm(unit * x)
+    length = norm(inverse * turned) / jnp.where(size > 0, size, 1)
+    level = jnp.maximum(NOISE * noise * (norm(residuals) + noise), least_noise)
+    near = near | (promise <= NEAR * level) if finishing else jnp.zeros((), bool)
+    model = _Model(values**2, values * turned, vectors)
+    numbers = [value, promise, noise, length, *_extremes(model.curvatures), least_noise, finite]
+
+    def with_curvature() -> tuple[_Model, Array, Array, Array, Array]:
+        own = problem.curvature(x, jnp.where(usable, slopes * residuals, 0))
+        own = own + times((raised[:, None] * plain).T, plain)
+        if box is not None:
+            own = jnp.where(outwards[None, :] | outwards[:, None], 0, own)
+        own = own / unit[None, :] / unit[:, None]
+        own = jnp.where(jnp.isfinite(jnp.sum(jnp.abs(own))), own, 0)
+        whitening, relative = _whiten(own, vectors, inverse)
+        sharp = relative[0] > jnp.sqrt(eps)
+        exact = _exact_model(own, model)
+        follow = second | ~sharp
+        chosen = jax.tree.map(lambda new, old: jnp.where(follow, new, old), exact, model)
+        # Where rank is lost the least curvature is nothing, whatever the others are.
+        lowest = jnp.where(jnp.all(keep), relative[0], jnp.minimum(relative[0], 0))
+        relative = jnp.stack([lowest, relative[1]])
+        extremes = jnp.where(near, relative, jnp.stack(_extremes(exact.curvatures)))
+        return chosen, whitening, extremes, sharp & near, follow
+
+    def without() -> tuple[_Model, Array, Array, Array, Array]:
+        no = jnp.zeros((), bool)
+        return model, jnp.zeros_like(vectors), jnp.stack(_extremes(model.curvatures)), no, no
+
+    if problem.exact:
+        told = jax.lax.cond(near | second, with_curvature, without)
+    else:
+        told = without()
+    model, whitening, extremes, sharp, second = told
+    white = times(whitening, gradient / unit)
+    last = -times(whitening.T, white)
+    numbers[4], numbers[5] = extremes[0], extremes[1]
+    return Point(
+        residuals,
+        jacobian,
+        jnp.stack([scale, gradient, model.curvatures, model.slopes, last]),
+        jnp.stack([model.basis, whitening]),
+        jnp.stack([jnp.asarray(number, r.dtype) for number in numbers]),
+        second,
+        near,
+        sharp,
+    )
+
+
+class _Model(NamedTuple):
+    """Half the loss's quadratic model: curvatures and slopes along the columns of a basis."""
+
+    curvatures: Array
+    slopes: Array
+    basis: Array
+
+
+def _factor(jacobian: Array, r: Array) -> tuple[Array, Array, Array]:
+    """Return singular values, right vectors as columns, and Uᵀr, padded to n."""
+    m, n = jacobian.shape
+    triangle = jnp.linalg.qr(jnp.concatenate([jacobian, r[:, None]], axis=1), mode="r")
+    k = min(m, n)
+    u, values, vt = jnp.linalg.svd(triangle[:k, :n], full_matrices=False)
+    turned = times(triangle[:k, n], u)
+    pad = n - k
+    return (
+        jnp.pad(values, (0, pad)),
+        jnp.pad(vt, ((0, pad), (0, 0))).T,
+        jnp.pad(turned, (0, pad)),
+    )
+
+
+def _whiten(own: Array, vectors: Array, inverse: Array) -> tuple[Array, Array]:
+    """Return W with H⁻¹ = WᵀW, and the least and largest curvature relative to JᵀJ.
+
+    With J = UΣVᵀ the Hessian is VΣ(1 + Σ⁻¹VᵀSVΣ⁻¹)ΣVᵀ, S the residuals' own curvature. The
+    middle is as well conditioned as Gauss-Newton converges fast, so nothing is squared.
+    Directions of rank lost are left out.
+    """
+    middle = times(times(vectors.T, own), vectors) * inverse[:, None] * inverse[None, :]
+    middle = middle + jnp.eye(inverse.size, dtype=own.dtype)
+    relative, turn = jnp.linalg.eigh((middle + middle.T) / 2)
+    root = jax.lax.rsqrt(jnp.where(relative > 0, relative, 1))
+    whitening = root[:, None] * times(turn.T, inverse[:, None] * vectors.T)
+    return whitening, jnp.stack([relative[0], relative[-1]])
+
+
+def _exact_model(own: Array, model: _Model) -> _Model:
+    """Add the residuals' own curvature to a Gauss-Newton model."""
+    basis = model.basis
+    gauss_newton = times(basis * model.curvatures[None, :], basis.T)
+    total = gauss_newton + own
+    curvatures, vectors = jnp.linalg.eigh((total + total.T) / 2)
+    return _Model(curvatures, times(times(basis, model.slopes), vectors), vectors)
+
+
+def _extremes(curvatures: Array) -> tuple[Array, Array]:
+    """Least curvature and largest absolute one."""
+    return jnp.min(curvatures), jnp.max(jnp.abs(curvatures))
+
+
+def times(a: Array, b: Array) -> Array:
+    """Matrix product in full precision."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def norm(v: Array) -> Array:
+    """Euclidean length of a vector."""
+    return jnp.sqrt(jnp.sum(v**2))
