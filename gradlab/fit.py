@@ -164,7 +164,8 @@ class Fit(NamedTuple):
 
     def as_result(self) -> Result:
         """The fields that every run has, as a `Result`."""
-        return Result(*self[: len(Result._fields)])
+        fields: Any = self[: len(Result._fields)]
+        return Result(*fields)
 
     def summary(self, level: float = 0.95) -> str:
         """Print the fit as a table: estimate, standard error, t value, interval.

@@ -236,7 +236,7 @@ class _Program(engine.Program):
 
     def difference_costs(self, params: Params) -> tuple[int, int] | None:
         """Residuals per Jacobian; None for autodiff."""
-        operator = self.loss.operator
+        operator = self.loss.operator  # type: ignore[attr-defined]  # an _Objective
         if operator is None:
             return None
         each = operator.num_evaluations(params)
@@ -283,7 +283,8 @@ def _check_weights(weights: Any, residual: Any, x0: Params, args: Any, m: int) -
         out = jax.eval_shape(residual, x0, *args)
         shapes = [leaf.shape for leaf in jax.tree.leaves(out)]
         raise ValueError(
-            f"`weights` must be shaped like the residuals, {shapes}: {m} numbers, got {flat.size}."
+            f"`weights` must be shaped like the residuals, {shapes}: {m} numbers, got "
+            f"{flat.size}."
         )
     if not isinstance(flat, jax.core.Tracer):
         numbers = np.asarray(flat)
@@ -310,11 +311,12 @@ def _check_bounds(bounds: Any, x0: Params) -> Any:
 
 def _like(side: Any, x0: Params) -> Params:
     """Make one side of the bounds a tree like x0."""
-    if jax.tree.structure(side) != jax.tree.structure(x0):
+    wanted: Any = jax.tree.structure(x0)
+    if jax.tree.structure(side) != wanted:
         if np.ndim(side) != 0:
             raise ValueError(
                 "each of `bounds` must be a number or a pytree like x0, got "
-                f"{jax.tree.structure(side)} for {jax.tree.structure(x0)}."
+                f"{jax.tree.structure(side)} for {wanted}."
             )
         side = jax.tree.map(lambda x: side, x0)
     try:
@@ -350,8 +352,9 @@ def _fit(
         )
     count = found[0].shape[-1] if weights is None else xp.sum(xp.asarray(weights) > 0)
     again = xp.asarray(~there, np.int32)
-    fields = result._replace(nfev=result.nfev + again, ngev=result.ngev + again)
-    return Fit(*fields, *found, xp.asarray(count, np.int32))
+    fields: Any = result._replace(nfev=result.nfev + again, ngev=result.ngev + again)
+    every: Any = (*fields, *found, xp.asarray(count, np.int32))
+    return Fit(*every)
 
 
 def _linearised(objective: _Objective, args: Any, x: Params) -> tuple[Array, Array]:

@@ -55,7 +55,7 @@ class Point(NamedTuple):
         residuals: Weighted residuals, shape (m,).
         jacobian: Corrected Jacobian, unscaled, blocked columns zero, shape (m, n).
         vectors: Rows: scale D, half gradient Ĵᵀr̂ unscaled, curvatures and gradient in the
-            basis of the model, last Newton step.
+            basis of the model, last Newton step; largest size of each parameter so far.
         matrices: The model's basis, one vector a column, and the whitening map W with
             H⁻¹ = WᵀW of the last Newton steps.
         numbers: See the properties.
@@ -99,6 +99,11 @@ class Point(NamedTuple):
         return self.vectors[4]
 
     @property
+    def span(self) -> Array:
+        """Largest size that each parameter has had."""
+        return self.vectors[5]
+
+    @property
     def basis(self) -> Array:
         """Basis of the model."""
         return self.matrices[0]
@@ -125,7 +130,7 @@ class Point(NamedTuple):
 
     @property
     def length(self) -> Array:
-        """Length of the Gauss-Newton step over that of the point, both scaled."""
+        """Length of the Gauss-Newton step over that of the span, both scaled."""
         return self.numbers[3]
 
     @property
@@ -154,7 +159,7 @@ def blank_point(m: int, n: int, dtype: Any) -> Point:
     """Build the point before any was reached."""
     no = jnp.zeros((), bool)
     return Point(
-        jnp.zeros(m, dtype), jnp.zeros((m, n), dtype), jnp.zeros((5, n), dtype),
+        jnp.zeros(m, dtype), jnp.zeros((m, n), dtype), jnp.zeros((6, n), dtype),
         jnp.zeros((2, n, n), dtype), jnp.full(8, jnp.inf, dtype), no, no, no,
     )  # fmt: skip
 
@@ -175,6 +180,7 @@ def arrive(
     x: Array,
     residuals: Array,
     scale: Array,
+    span: Array,
     near: Array,
     second: Array,
     least_noise: Array,
@@ -183,9 +189,9 @@ def arrive(
 ) -> Point:
     """Evaluate the Jacobian at x and all that follows from it.
 
-    `scale` is the running maximum so far; `second` asks for the residuals' own curvature,
-    `near` for the last Newton steps, whether or not the promise is small; `finishing` says
-    whether the method has such steps.
+    `scale` and `span` are the running maxima so far; `second` asks for the residuals' own
+    curvature, `near` for the last Newton steps, whether or not the promise is small;
+    `finishing` says whether the method has such steps.
     """
     eps = jnp.finfo(residuals.dtype).eps
     plain = problem.jacobian(x)
@@ -208,7 +214,8 @@ def arrive(
     value = problem.value(residuals)
     moved = times(jnp.abs(x), jnp.abs(jacobian).T)
     noise = eps * (norm(residuals) + norm(moved))
-    size = norm(unit * x)
+    span = jnp.maximum(span, jnp.abs(x))
+    size = norm(unit * span)
     length = norm(inverse * turned) / jnp.where(size > 0, size, 1)
     level = jnp.maximum(NOISE * noise * (norm(residuals) + noise), least_noise)
     near = near | (promise <= NEAR * level) if finishing else jnp.zeros((), bool)
@@ -239,16 +246,16 @@ def arrive(
 
     if problem.exact:
         told = jax.lax.cond(near | second, with_curvature, without)
+        model, whitening, extremes, sharp, second = told
     else:
-        told = without()
-    model, whitening, extremes, sharp, second = told
+        model, whitening, extremes, sharp, second = without()
     white = times(whitening, gradient / unit)
     last = -times(whitening.T, white)
     numbers[4], numbers[5] = extremes[0], extremes[1]
     return Point(
         residuals,
         jacobian,
-        jnp.stack([scale, gradient, model.curvatures, model.slopes, last]),
+        jnp.stack([scale, gradient, model.curvatures, model.slopes, last, span]),
         jnp.stack([model.basis, whitening]),
         jnp.stack([jnp.asarray(number, r.dtype) for number in numbers]),
         second,

@@ -20,7 +20,7 @@ from gradlab.optimizers._fit_point import (
     norm,
     times,
 )
-from gradlab.optimizers._fit_steps import MOST_DAMPING, Kind, Tuning
+from gradlab.optimizers._fit_steps import MOST_DAMPING, Kind, Tuning, damped_inverse
 from gradlab.optimizers._residuals import Residuals
 from gradlab.optimizers._trust_region import ACCEPT, MAX_TRIALS, NOISY
 from gradlab.optimizers.robust import corrected
@@ -150,7 +150,7 @@ def _attempt(
     least_noise: Array,
 ) -> Search:
     """Make one trial."""
-    point, tuning = now.point, now.tuning
+    point = now.point
     unit = jnp.where(point.scale > 0, point.scale, 1)
     finish = point.sharp & (now.tries == 0) & ~now.stale
     offer = _offer(problem, plan, box, x, now, finish)
@@ -172,7 +172,7 @@ def _attempt(
 
     def go() -> Point:
         return arrive(
-            problem, box, new_x, residuals, point.scale, point.near, second,
+            problem, box, new_x, residuals, point.scale, point.span, point.near, second,
             least_noise, finishing=plan.finishing,
         )  # fmt: skip
 
@@ -220,8 +220,10 @@ def _decide(
     again = seen.other & ~taken & ~stale & ~point.second
     given_up = ~stale & ~taken & ~again & (lost | (tries >= most) | at_noise)
     ended = taken | given_up | (stale & (nothing | ~reached.finite))
-    close = (point.promise <= NOISY * point.level) & _is_short(point)
-    finished = (taken & at_noise) | nothing | (given_up & (at_noise | close))
+    # Where a column or a rank is lost far out, noise alone would call any point finished.
+    close = at_noise | (point.promise <= NOISY * point.level)
+    finished = (taken & at_noise & _is_short(reached)) | (given_up & close & _is_short(point))
+    finished = finished | nothing
     flags = [tries, again, ended, taken, finished, now.wants_second | again]
     second = seen.worth & (reached.second | reached.near)
     calls = jnp.stack([seen.tried, seen.worth, offer.bends, second]).astype(jnp.int32)
@@ -270,7 +272,7 @@ def _offer(
     )  # fmt: skip
     loss = problem.losses(point.residuals)
     pull = times(corrected(point.residuals, loss)[0] * bend, point.jacobian) / unit
-    inverse = plan.kind.inverse(point, size)
+    inverse = damped_inverse(point, size)
     acceleration = -times(point.basis, inverse * times(pull, point.basis))
     length, longest = norm(acceleration), norm(model)
     within = 2 * length <= ACCELERATION * longest

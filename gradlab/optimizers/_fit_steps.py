@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from gradlab._typing import Array
 from gradlab.optimizers._fit_point import Point
 
-__all__ = ["DAMPED", "DOGLEG", "HALVED", "Kind", "Tuning"]
+__all__ = ["DAMPED", "DOGLEG", "HALVED", "Kind", "Tuning", "damped_inverse"]
 
 # First damping relative to the largest curvature of the scaled model (Madsen, Nielsen &
 # Tingleff 2004, section 3.2: 1e-3 where the start is not known to be good).
@@ -24,7 +24,7 @@ FIRST_DAMPING = 1e-3
 LEAST_CUT, MOST_CUT, FAST = 1 / 3, 1 / 30, 3.0
 # Beyond this the step is as short as it can be told from rounding.
 MOST_DAMPING = 1e8
-# The Cauchy and the Gauss-Newton step are joined within a first radius of the point's length.
+# The ratios below which a region shrinks and above which it grows.
 POOR, GOOD = 0.25, 0.75
 
 
@@ -40,15 +40,12 @@ class Kind(NamedTuple):
 
     Attributes:
         first: From a point to the first tuning.
-        inverse: From the model's curvatures and a tuning's size to what multiplies the
-            slopes, the negative step in the basis; None where `step` is not of that form.
         step: From a point and a size to the step in scaled space.
         taken: Tuning after a step of this ratio and length.
         refused: Tuning after a trial refused, of this length.
     """
 
     first: Callable[[Point, Array], Tuning]
-    inverse: Callable[[Point, Array], Array] | None
     step: Callable[[Point, Array], Array]
     taken: Callable[[Tuning, Array, Array], Tuning]
     refused: Callable[[Tuning, Array], Tuning]
@@ -65,7 +62,7 @@ def _damping_first(point: Point, x: Array) -> Tuning:
     return Tuning(jnp.asarray(FIRST_DAMPING, dtype), jnp.asarray(2.0, dtype))
 
 
-def _damped_inverse(point: Point, size: Array) -> Array:
+def damped_inverse(point: Point, size: Array) -> Array:
     """1 / (curvature + damping), the damping beyond the most negative curvature."""
     w = point.curvatures
     eps = jnp.finfo(w.dtype).eps
@@ -81,7 +78,7 @@ def _damped_inverse(point: Point, size: Array) -> Array:
 
 def _damped(point: Point, size: Array) -> Array:
     """Minimiser of the model plus damping times ‖p‖²."""
-    return _in_basis(point, point.slopes * _damped_inverse(point, size))
+    return _in_basis(point, point.slopes * damped_inverse(point, size))
 
 
 def _less_damping(tuning: Tuning, ratio: Array, length: Array) -> Tuning:
@@ -174,6 +171,6 @@ def _smaller_radius(tuning: Tuning, length: Array) -> Tuning:
     return Tuning(0.25 * jnp.minimum(length, tuning.size), tuning.growth)
 
 
-DAMPED = Kind(_damping_first, _damped_inverse, _damped, _less_damping, _more_damping)
-HALVED = Kind(_whole_first, None, _shortened, _whole_again, _half)
-DOGLEG = Kind(_radius_first, None, _dogleg, _other_radius, _smaller_radius)
+DAMPED = Kind(_damping_first, _damped, _less_damping, _more_damping)
+HALVED = Kind(_whole_first, _shortened, _whole_again, _half)
+DOGLEG = Kind(_radius_first, _dogleg, _other_radius, _smaller_radius)
