@@ -1,8 +1,8 @@
-"""Performance profiles: how often a method is within a factor of the best one."""
+"""Profiles: how often a method is within a factor of the best one, or within a budget."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,10 +28,13 @@ class Profile:
         costs: Cost to solve, shape (methods, problems); infinite where not solved.
         tolerance: Share of the possible decrease that may be left.
         measure: What the costs count: "cost", "steps" or "seconds".
+        sizes: Number n of variables of each problem; NaN where no run tells.
 
     References:
         Dolan, E. D. & Moré, J. J. (2002). Benchmarking optimization software with
         performance profiles. Mathematical Programming 91, 201–213.
+        Moré, J. J. & Wild, S. M. (2009). Benchmarking derivative-free optimization
+        algorithms. SIAM Journal on Optimization 20, 172–191 (`budgets`).
     """
 
     methods: tuple[str, ...]
@@ -39,6 +42,7 @@ class Profile:
     costs: np.ndarray
     tolerance: float
     measure: str
+    sizes: np.ndarray | None = None
 
     @property
     def ratios(self) -> np.ndarray:
@@ -52,6 +56,23 @@ class Profile:
         ratios[solved] = quotient[solved]
         return ratios
 
+    @property
+    def budgets(self) -> np.ndarray:
+        r"""Cost to solve in units of n + 1 losses, as in data profiles; shape as `costs`.
+
+        A cost of c gradient equivalents is as dear as 3c losses. A gradient by differences
+        takes n + 1 of them, so that problems of different sizes compare.
+
+        Raises:
+            ValueError: If the profile does not count cost, or the sizes are not known.
+        """
+        if self.measure != "cost" or self.sizes is None:
+            raise ValueError(
+                "`budgets` are of cost on problems of known size, but this profile counts "
+                f'{self.measure}. Pass measure="cost" to Comparison.profile.'
+            )
+        return 3 * self.costs / (self.sizes + 1)
+
     def share(self, method: str, factor: float | int) -> float:
         """Return the share of problems that `method` solves within `factor` of the best."""
         check_choice("method", method, self.methods)
@@ -61,9 +82,18 @@ class Profile:
     def curve(self, method: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the corners of the step function: factors and shares from there on."""
         check_choice("method", method, self.methods)
-        row = self.ratios[self.methods.index(method)]
-        factors = np.unique(np.concatenate([[1.0], row[np.isfinite(row)]]))
-        return factors, np.asarray([np.mean(row <= factor) for factor in factors])
+        return _corners(self.ratios[self.methods.index(method)], 1.0)
+
+    def data_curve(self, method: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return the corners of the data profile: budgets (see `budgets`) and shares."""
+        check_choice("method", method, self.methods)
+        return _corners(self.budgets[self.methods.index(method)], 0.0)
+
+
+def _corners(row: np.ndarray, first: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the share of entries up to there grows, and the shares."""
+    places = np.unique(np.concatenate([[first], row[np.isfinite(row)]]))
+    return places, np.asarray([np.mean(row <= place) for place in places])
 
 
 def performance_profile(
@@ -78,7 +108,13 @@ def performance_profile(
     for column, problem in enumerate(problems):
         traces = [runs.get(problem) for runs in histories.values()]
         costs[:, column] = _costs_to_solve(traces, tolerance, measure)
-    return Profile(tuple(histories), problems, costs, tolerance, measure)
+    sizes = np.asarray([_size(runs.get(p) for runs in histories.values()) for p in problems])
+    return Profile(tuple(histories), problems, costs, tolerance, measure, sizes)
+
+
+def _size(traces: Iterable[Trace | None]) -> float:
+    """Return the number of variables of a problem; NaN where every run failed."""
+    return next((float(t.num_params) for t in traces if t is not None), np.nan)
 
 
 def _costs_to_solve(traces, tolerance: float, measure: str) -> list[float]:

@@ -10,7 +10,7 @@ from gradlab.plots.convergence import plot_convergence
 from gradlab.plots.derivatives import plot_error_ranges, plot_errors, plot_samples
 from gradlab.plots.learning_rates import plot_learning_rates
 from gradlab.plots.orders import plot_convergence_order
-from gradlab.plots.profiles import plot_performance_profile
+from gradlab.plots.profiles import plot_data_profile, plot_performance_profile
 from gradlab.plots.spectrum import plot_spectrum
 from gradlab.plots.step_sizes import plot_step_size_errors
 from gradlab.plots.trajectories import plot_trajectories
@@ -20,6 +20,7 @@ __all__ = [
     "plot_check",
     "plot_convergence",
     "plot_convergence_order",
+    "plot_data_profile",
     "plot_error_ranges",
     "plot_errors",
     "plot_learning_rates",
