@@ -16,10 +16,12 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it.
 _HOMES = {
+    "Certificate": "gradlab.certificate",
     "CheckReport": "gradlab.derivatives.check",
     "Comparison": "gradlab.compare",
     "DerivativeStatus": "gradlab.derivatives.adaptive",
     "Estimate": "gradlab.derivatives.adaptive",
+    "Kind": "gradlab.certificate",
     "Method": "gradlab.optimizers",
     "NoiseEstimate": "gradlab.derivatives.noise",
     "NoiseStatus": "gradlab.derivatives.noise",
@@ -29,13 +31,18 @@ _HOMES = {
     "Status": "gradlab.result",
     "Trace": "gradlab.trace",
     "assert_derivatives": "gradlab.derivatives.check",
+    "bfgs": "gradlab.optimizers",
+    "certify": "gradlab._certify",
     "certify_digits": "gradlab.derivatives.digits",
     "check_derivatives": "gradlab.derivatives.check",
     "compare": "gradlab.compare",
+    "cubic_newton": "gradlab.optimizers",
+    "damped_newton": "gradlab.optimizers",
     "estimate_noise": "gradlab.derivatives.noise",
     "hessian": "gradlab.derivatives.autodiff",
     "hvp": "gradlab.derivatives.autodiff",
     "laplacian": "gradlab.derivatives.laplacian",
+    "lbfgs": "gradlab.optimizers",
     "make": "gradlab.optimizers",
     "methods": "gradlab.optimizers",
     "minimize": "gradlab.minimize",
@@ -53,6 +60,9 @@ _HOMES = {
     "plot_spectrum": "gradlab.plots",
     "plot_step_size_errors": "gradlab.plots",
     "plot_trajectories": "gradlab.plots",
+    "pure_newton": "gradlab.optimizers",
+    "regularized_newton": "gradlab.optimizers",
+    "saddle_free_newton": "gradlab.optimizers",
     "save_figure": "gradlab.plots",
     "taylor": "gradlab.derivatives.taylor",
     "value_grad_hvp": "gradlab.derivatives.autodiff",
@@ -105,6 +115,8 @@ sys.modules[__name__].__class__ = _Package
 
 if TYPE_CHECKING:
     from gradlab import optimizers, plots, problems
+    from gradlab._certify import certify
+    from gradlab.certificate import Certificate, Kind
     from gradlab.compare import Comparison, compare
     from gradlab.derivatives import adaptive, backprop, finite
     from gradlab.derivatives.adaptive import DerivativeStatus, Estimate
@@ -116,7 +128,20 @@ if TYPE_CHECKING:
     from gradlab.derivatives.taylor import mixed_partial, nth_derivative, taylor
     from gradlab.derivatives.with_derivative import with_derivative
     from gradlab.minimize import Progress, minimize
-    from gradlab.optimizers import Method, make, methods, newton, newton_cg
+    from gradlab.optimizers import (
+        Method,
+        bfgs,
+        cubic_newton,
+        damped_newton,
+        lbfgs,
+        make,
+        methods,
+        newton,
+        newton_cg,
+        pure_newton,
+        regularized_newton,
+        saddle_free_newton,
+    )
     from gradlab.plots import (
         plot_check,
         plot_convergence,

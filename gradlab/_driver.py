@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from gradlab import _certify
 from gradlab import _engine as engine
 from gradlab import _stopping as stopping
 from gradlab._typing import Params
@@ -84,7 +85,7 @@ class Functions(NamedTuple):
 
     begin: Any
     advance: Any
-    look_around: Callable[..., Any]
+    examine: Callable[..., Any]
     gradient: Callable[..., Params]
     aux: Callable[..., Any]
     compiled_for: set[Any]
@@ -113,8 +114,9 @@ def inline(program: engine.Program) -> Functions:
     def advance(problem, carry, until):
         return engine.advance(program, problem, engine.rewind(carry), until)
 
-    def look_around(args, x, noise):
-        return stopping.look_around(program.value_fn(args), x, noise)
+    def examine(args, x, noise, length):
+        smooth = program.has_second_derivatives(args, x)
+        return _certify.examine(program.value_fn(args), x, noise, length, smooth=smooth)
 
     def gradient(args, x):
         return jax.grad(program.value_fn(args))(x)
@@ -122,7 +124,7 @@ def inline(program: engine.Program) -> Functions:
     return Functions(
         functools.partial(engine.begin, program),
         advance,
-        look_around,
+        examine,
         gradient,
         functools.partial(engine.auxiliary, program),
         set(),
@@ -135,7 +137,7 @@ def _compile(program: engine.Program) -> Functions:
     return Functions(
         jax.jit(plain.begin),
         jax.jit(plain.advance),
-        jax.jit(plain.look_around),
+        jax.jit(plain.examine),
         jax.jit(plain.gradient),
         jax.jit(plain.aux),
         plain.compiled_for,

@@ -22,6 +22,7 @@ from gradlab._stopping import Counts, Numbers, Precision, Problem
 from gradlab._tree import inner, max_abs, norm, select, working_dtype
 from gradlab._typing import AnyArray, Array, Params
 from gradlab.derivatives._leaves import eps_of
+from gradlab.derivatives.autodiff import value_grad_hvp
 from gradlab.derivatives.with_derivative import with_derivative
 from gradlab.optimizers._protocol import (
     calls_made,
@@ -31,7 +32,16 @@ from gradlab.optimizers._protocol import (
 )
 from gradlab.result import Status
 
-__all__ = ["Carry", "Program", "advance", "auxiliary", "begin", "rewind", "stopped"]
+__all__ = [
+    "Carry",
+    "Program",
+    "advance",
+    "any_lane",
+    "auxiliary",
+    "begin",
+    "rewind",
+    "stopped",
+]
 
 
 @dataclass(frozen=True)
@@ -58,14 +68,24 @@ class Program:
         per_gradient = value.gradient_evaluations(params)
         return (per_gradient, value.hvp_evaluations(params)) if per_gradient else None
 
+    def has_second_derivatives(self, args: tuple[Any, ...], params: Params) -> bool:
+        """Whether JAX differentiates the loss twice, by itself and at a usual cost."""
+        if self.difference_costs(params) is not None:
+            return False
+        try:
+            jax.eval_shape(lambda x: value_grad_hvp(self.value_fn(args), x)[2](x), params)
+        except Exception:  # JAX raises errors of many types here, and the loss its own
+            return False
+        return True
+
     def precision(self, params: Params, loss_dtype: Any) -> Precision:
         """Relative rounding errors of the loss and of its gradient."""
         loss = max(eps_of(loss_dtype), eps_of(working_dtype(params)))
         coarsest = max((leaf.dtype for leaf in jax.tree.leaves(params)), key=eps_of)
-        grad = eps_of(coarsest)
+        grad = rounding = eps_of(coarsest)
         if self.difference_costs(params) is not None:
             grad = max(grad, self._value().gradient_noise(coarsest))
-        return Precision(loss, grad)
+        return Precision(loss, grad, rounding)
 
     def _value(self) -> Any:
         """The loss without its auxiliary output, its derivative rule installed."""
@@ -161,7 +181,7 @@ def advance(program: Program, problem: Problem, carry: Carry, until: AnyArray) -
     """
 
     def running(carry: Carry) -> Array:
-        return _any_lane((carry.status == Status.RUNNING) & (carry.step < until))
+        return any_lane((carry.status == Status.RUNNING) & (carry.step < until))
 
     def body(carry: Carry) -> Carry:
         active = _this_lane((carry.status == Status.RUNNING) & (carry.step < until))
@@ -182,14 +202,14 @@ def rewind(carry: Carry) -> Carry:
 
 
 @jax.custom_batching.custom_vmap
-def _any_lane(flag: Array) -> Array:
+def any_lane(flag: Array) -> Array:
     """Return the flag; under `vmap`, whether any lane has it."""
     return flag
 
 
-@_any_lane.def_vmap
-def _any_lane_batched(axis_size: int, in_batched: list[bool], flag: Array):
-    return _any_lane(jnp.any(flag) if in_batched[0] else flag), False
+@any_lane.def_vmap
+def any_lane_batched(axis_size: int, in_batched: list[bool], flag: Array):
+    return any_lane(jnp.any(flag) if in_batched[0] else flag), False
 
 
 @jax.custom_batching.custom_vmap
@@ -216,7 +236,7 @@ def _iterate(program: Program, problem: Problem, carry: Carry, active: Array) ->
     if problem.noise is not None and follows_curvature(carry.state):
         keywords["noise"] = problem.noise
     if looks_at_rest(carry.state):
-        keywords["at_rest"] = Counts.of(carry.counts).pending >= 0
+        keywords["at_rest"] = Counts.of(carry.counts).pending != -1
     updates, state = method.update(carry.grad, carry.state, carry.params, **keywords)
     state = jax.tree.map(lambda n, o: jnp.asarray(n, o.dtype), state, carry.state)
     if value_and_grad_in(state) is not None:

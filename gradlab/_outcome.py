@@ -11,9 +11,13 @@ import numpy as np
 
 from gradlab import _driver as driver
 from gradlab import _engine as engine
-from gradlab._stopping import AROUND, Counts, Numbers, Problem
-from gradlab._tree import num_params, select
-from gradlab._typing import Array, Params
+from gradlab._stopping import Counts, Numbers, Problem
+from gradlab._tree import norm, num_params, select
+from gradlab._typing import Params
+from gradlab.certificate import Certificate, Kind
+from gradlab.optimizers._protocol import last_link
+from gradlab.optimizers._trust_region import NOISY, TrustRegionState
+from gradlab.optimizers.least_squares import LeastSquaresState
 from gradlab.result import Result, Status
 from gradlab.trace import Trace
 
@@ -38,9 +42,7 @@ def outcome(
         small = jax.device_get((carry.numbers, carry.counts))
         carry = carry._replace(numbers=small[0], counts=small[1])
     numbers = Numbers.of(carry.numbers)
-    doubtful = (carry.status == Status.CONVERGED_GRADIENT) & (carry.step == 0)
-    doubtful = doubtful & (numbers.grad_norm == 0)
-    status = _settled(program, problem, carry, doubtful, from_python)
+    status, certificate, looked = _examined(program, problem, carry, from_python)
     success = status <= Status.NOISE_FLOOR
     choose = _choose if from_python else select
     x = choose(success, carry.params, carry.best_params)
@@ -53,7 +55,6 @@ def outcome(
     if program.has_aux:
         aux = _function(program, "aux", from_python)(problem.args, x)
     once = np.array([1, 1, 0, 0], np.int32)
-    looked = doubtful * np.array([AROUND, 0, 0, 0], np.int32)
     afterwards = once * (1 - at_last) + np.array([program.has_aux, 0, 0, 0], np.int32) + looked
     totals = (counts.calls + afterwards) @ translation
     return Result(
@@ -69,6 +70,7 @@ def outcome(
         nhvp=totals[2],
         trace=_trace(carry, history, translation, unpack) if traced else None,
         state=carry.state,
+        certificate=certificate,
     )
 
 
@@ -97,22 +99,74 @@ def _gradient(
     return jax.lax.cond(at_last, lambda: carry.grad, lambda: grad(problem.args, x))
 
 
-def _settled(
-    program: engine.Program,
-    problem: Problem,
-    carry: engine.Carry,
-    doubtful: Any,
-    from_python: bool,
-) -> Any:
-    """Look around a start whose gradient is zero before calling it a minimum."""
-    look_around = _function(program, "look_around", from_python)
+def _examined(
+    program: engine.Program, problem: Problem, carry: engine.Carry, from_python: bool
+) -> tuple[Any, Certificate, Any]:
+    """Examine an answer before calling it a success: status, certificate, evaluations.
 
-    def look() -> Array:
-        return look_around(problem.args, carry.params, problem.noise)
+    A method that knows the Hessian vouches for its answers by itself, unless the least
+    curvature is lost beside the largest, or the run has not moved at all.
+    """
+    numbers, own = Numbers.of(carry.numbers), last_link(carry.state)
+    told = _told_by_method(carry, numbers, own)
+    doubtful = carry.status <= Status.NOISE_FLOOR
+    if _vouches(own):
+        weak = own.curvature <= NOISY * np.finfo(own.stiffness.dtype).eps * own.stiffness
+        still = (carry.step == 0) & (numbers.grad_norm == 0)
+        doubtful = doubtful & (weak | still)
+    examine = _function(program, "examine", from_python)
+
+    def look() -> Certificate:
+        length = jnp.maximum(norm(carry.params), numbers.largest_size)
+        found = examine(problem.args, carry.params, problem.noise, length)
+        return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), found, told)
 
     if from_python:
-        return look() if doubtful else carry.status
-    return jax.lax.cond(doubtful, look, lambda: carry.status)
+        certificate = jax.device_get(look()) if doubtful else told
+    else:
+        looked = jax.lax.cond(engine.any_lane(doubtful), look, lambda: told)
+        certificate = select(doubtful, looked, told)
+    kind = certificate.kind
+    refused = (kind == Kind.SADDLE) | (kind == Kind.MAXIMUM)
+    where: Any = np.where if from_python else jnp.where
+    status = where(refused, Status.STATIONARY_NOT_MINIMUM, carry.status)
+    promising = (kind == Kind.NOT_STATIONARY) & (carry.status == Status.NOISE_FLOOR)
+    status = where(promising, Status.STUCK, status)
+    # A run that ends where the loss is flat has come down to it.
+    status = where((kind == Kind.FLAT) & (carry.step == 0), Status.FLAT, status)
+    status = where(kind == Kind.UNBOUNDED, Status.UNBOUNDED, status)
+    once = doubtful * np.array([0, 1, 0, 0], np.int32)
+    calls = [certificate.nfev, 0 * certificate.nfev, certificate.nhvp, 0 * certificate.nhvp]
+    stack: Any = np.stack if from_python else jnp.stack
+    return status.astype(np.int32), certificate, once + stack(calls)
+
+
+def _vouches(own: Any) -> bool:
+    """Whether the method knows enough of the Hessian to say what its answer is."""
+    return isinstance(own, TrustRegionState | LeastSquaresState)
+
+
+def _told_by_method(carry: engine.Carry, numbers: Numbers, own: Any) -> Certificate:
+    """State what the method itself knows of its answer."""
+    dtype = numbers.value.dtype
+    nan: Any = np.asarray(np.nan, dtype)
+    known = _vouches(own)
+    curvature, stiffness = (own.curvature, own.stiffness) if known else (nan, nan)
+    minimum = (carry.status <= Status.NOISE_FLOOR) if known else np.zeros((), bool)
+    none: Any = np.zeros((), np.int32)
+    kind: Any = minimum * np.int32(Kind.MINIMUM) + (1 - minimum) * np.int32(Kind.NOT_EXAMINED)
+    return Certificate(
+        kind=kind.astype(np.int32),
+        value=numbers.value,
+        grad_norm=numbers.grad_norm,
+        curvature=curvature.astype(dtype),
+        stiffness=stiffness.astype(dtype),
+        decrement=own.decrement.astype(dtype) if known else nan,
+        noise=nan,
+        lowest=nan,
+        nfev=none,
+        nhvp=none,
+    )
 
 
 def _translation(program: engine.Program, params: Params) -> np.ndarray:

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from gradlab._tree import add_scaled, max_abs, norm, num_params
+from gradlab._tree import norm, num_params
 from gradlab._typing import AnyArray, Array, Params
 from gradlab.optimizers._protocol import follows_curvature, last_link, looks_at_rest
-from gradlab.optimizers._trust_region import NOISY, noise_level
+from gradlab.optimizers._trust_region import FLOOR, NOISY, TrustRegionState, noise_level
 from gradlab.result import Status
 
 __all__ = [
-    "AROUND",
     "Counts",
     "Numbers",
     "Precision",
     "Problem",
     "judge",
-    "look_around",
     "row",
     "start",
 ]
@@ -36,15 +33,15 @@ SHORTENINGS = 26
 PATIENCE = 100
 # The same for methods whose every step must lower the loss, up to its noise.
 SHORT_PATIENCE = 20
-# Gradients below this multiple of eps·‖H‖·‖x‖ are what rounding the point leaves.
-FLOOR = 10
+# A loss this power of the largest number below zero, in units of its start, has no bound: well
+# before the squares of what led there overflow.
+DEPTH = 3 / 8
+# Share of the last gain that a last step may promise: convergence is superlinear then, and
+# does not creep along a valley, where each step gains as much as the one before.
+SLIGHT = 1e-4
 # Loss over its size at the start beyond which a run counts as diverged: what overflows has
 # long passed it, what bounces off the wall of a logarithm does not reach it.
 GROWTH = 1e6
-# Directions in which a point of zero gradient is looked at, and lengths along each.
-DIRECTIONS, LENGTHS = 16, (-1e-1, -1e-3, 1e-3, 1e-1)
-# Losses that takes.
-AROUND = 1 + DIRECTIONS * len(LENGTHS)
 
 
 class Problem(NamedTuple):
@@ -66,7 +63,7 @@ class Numbers(NamedTuple):
     """Real numbers of a run, packed in one vector between iterations.
 
     `largest_size` is the largest norm of the points so far, kept for methods that know
-    curvature.
+    curvature; `unit` says how large the loss is at the start: |f| or ‖g‖·‖x‖.
     """
 
     value: Array
@@ -78,6 +75,7 @@ class Numbers(NamedTuple):
     last_value: Array
     size: Array
     largest_size: Array
+    unit: Array
 
     @classmethod
     def of(cls, packed: AnyArray) -> Numbers:
@@ -95,16 +93,22 @@ class Numbers(NamedTuple):
 
 
 class Precision(NamedTuple):
-    """Relative rounding errors of a run, known when it is compiled: of loss and gradient."""
+    """Relative rounding errors of a run, known when it is compiled.
+
+    Of the loss, of its gradient (more than rounding where it is taken by differences), and of
+    the parameters.
+    """
 
     loss: float
     grad: float
+    params: float
 
 
 class Counts(NamedTuple):
     """Whole numbers of a run, packed in one vector between iterations.
 
-    `pending` is the success that stands once no negative curvature is found, or -1;
+    `pending` is the success that stands once a look at the point at rest has confirmed it,
+    -1 for none, or, where no step was found, that success s as -2 - s;
     `calls` counts evaluations: losses, gradients, Hessian-vector products, Hessians.
     """
 
@@ -140,7 +144,10 @@ def start(
     settled_by_gradient: bool,
 ) -> tuple[Numbers, Counts]:
     """Judge the start. A method that knows curvature is let loose on a zero gradient too."""
-    numbers = Numbers(value, grad_norm, value, grad_norm, value, grad_norm, value, size, size)
+    unit = jnp.maximum(jnp.abs(value), grad_norm * size)
+    numbers = Numbers(
+        value, grad_norm, value, grad_norm, value, grad_norm, value, size, size, unit
+    )
     usable = numbers.finite & jnp.isfinite(size)
     at_rest = (grad_norm == 0) & settled_by_gradient
     status = jnp.where(at_rest, Status.CONVERGED_GRADIENT, Status.RUNNING)
@@ -186,6 +193,7 @@ def judge(
         last_value,
         size,
         jnp.maximum(size, old.largest_size),
+        jnp.where(old.unit > 0, old.unit, jnp.abs(value)),
     )
     new = Counts(
         counts.step + moved,
@@ -197,20 +205,22 @@ def judge(
     )
     level = noise_level(old.value, value, problem.noise, precision.loss)
     if knows:
-        status = _exhausted(precision, level, old, numbers, new, own, params)
+        status = _exhausted(precision, level, old, numbers, new, own)
     else:
         status = _stalled(problem, precision, numbers, new)
     gtol, settled = problem.gtol, jnp.ones((), bool)
     if gtol is None:
         gtol = default_gtol(value.dtype, knows)
-        settled = _settled(precision, numbers, level, own) if knows else settled
+        settled = _settled(precision, old, numbers, level, own) if knows else settled
     status = _converged(problem, gtol, numbers, moved, length, settled, status)
     if knows:
         status = _no_saddle(status, num_params(params), own)
     searched = hasattr(own, "value") and hasattr(own, "grad") and own.grad is not None
     status = _broken(numbers, new, finite, searched, status)
     if looks_at_rest(state):
-        status, pending = _confirmed(counts.pending, status, moved, numbers)
+        settled = _settled_at_rest(precision, numbers, level, num_params(params), own)
+        floor = _at_floor(precision, own)
+        status, pending = _confirmed(counts.pending, status, moved, settled, floor, numbers)
         new = new._replace(pending=pending)
     return numbers, new._replace(status=_limit(status, new.step, problem)), better
 
@@ -222,7 +232,6 @@ def _exhausted(
     numbers: Numbers,
     counts: Counts,
     own: Any,
-    params: Params,
 ) -> Array:
     """End a run whose quadratic model promises no more than the noise of the loss.
 
@@ -232,46 +241,100 @@ def _exhausted(
     point leaves of it, else stuck.
     """
     improving = ~own.failed & (numbers.grad_norm <= 0.5 * old.grad_norm)
-    floor = FLOOR * precision.grad * own.stiffness * max_abs(params)
-    close = (own.decrement <= NOISY * level) | (numbers.grad_norm <= floor)
+    close = own.decrement <= NOISY * level
+    close |= _at_floor(precision, own)
     over = own.failed | (counts.since_best >= SHORT_PATIENCE)
     status = jnp.where(over, Status.STUCK, Status.RUNNING)
     done = ((own.decrement <= level) & ~improving) | (over & close)
     return jnp.where(done, Status.NOISE_FLOOR, status)
 
 
-def _settled(precision: Precision, numbers: Numbers, level: Array, own: Any) -> Array:
+def _at_floor(precision: Precision, own: Any) -> Array:
+    """Whether the gradient is what rounding the point leaves of it, by the Hessian.
+
+    A curvature from differences of gradients is too large beside a kink to be asked.
+    """
+    if not isinstance(own, TrustRegionState):
+        return jnp.zeros((), bool)
+    return own.loudness * precision.params <= FLOOR * precision.grad
+
+
+def _settled(
+    precision: Precision, old: Numbers, numbers: Numbers, level: Array, own: Any
+) -> Array:
     """Whether a small gradient is a minimum's, and not just far below that of a far start.
 
-    It is if the model promises no more than noise, or if the Newton step still to take is
-    short: less than half the digits of the point, so that the step after it would be lost
-    in rounding, or nothing beside the path taken (a minimum without curvature, or at zero).
+    It is if the model promises no more than noise. Or if the Newton step still to take is
+    short, less than half the digits of the point, so that the step after it would be lost
+    in rounding, and its gain is little beside the last one. Or if the step is nothing
+    beside the path taken: minima without curvature are approached linearly.
     """
+    gain = jnp.maximum(NOISY * level, old.value - numbers.value)
     short = own.remaining <= precision.grad**0.5 * numbers.size
+    short &= own.decrement <= SLIGHT * gain
     nothing = own.remaining <= precision.grad ** (2 / 3) * numbers.largest_size
     return (own.decrement <= level) | short | nothing | (numbers.grad_norm == 0)
 
 
 def _no_saddle(status: Array, num_params: int, own: Any) -> Array:
-    """Go on where curvature was negative beyond rounding at the point the step came from."""
-    rounding = num_params * jnp.finfo(own.curvature.dtype).eps * own.stiffness
-    doubtful = (status <= Status.NOISE_FLOOR) & (own.curvature < -rounding) & ~own.failed
-    return jnp.where(doubtful, Status.RUNNING, status)
+    """Go on where curvature was negative at the point the step came from.
+
+    Where no step was found although it is negative by more than half the digits, the point
+    is no minimum, and that is said.
+    """
+    eps = jnp.finfo(own.curvature.dtype).eps
+    negative = own.curvature < -num_params * eps * own.stiffness
+    clearly = own.curvature < -(eps**0.5) * own.stiffness
+    success = status <= Status.NOISE_FLOOR
+    going_on = success & negative & ~own.failed
+    status = jnp.where(going_on, Status.RUNNING, status)
+    refused = success & clearly & own.failed
+    return jnp.where(refused, Status.STATIONARY_NOT_MINIMUM, status)
+
+
+def _settled_at_rest(
+    precision: Precision, numbers: Numbers, level: Array, num_params: int, own: Any
+) -> Array:
+    """Whether a gradient is settled by the least curvature that a look at rest has met.
+
+    No Newton step is longer than ‖g‖ over that curvature, and none gains more than half
+    their product. Below half the digits of the largest curvature conjugate gradients do not
+    resolve the least; it may be as small as rounding.
+    """
+    eps = jnp.finfo(own.curvature.dtype).eps
+    resolved = own.curvature > eps**0.5 * own.stiffness
+    curvature = jnp.where(resolved, own.curvature, num_params * eps * own.stiffness)
+    step = numbers.grad_norm / jnp.where(curvature > 0, curvature, 1)
+    short = step <= precision.grad**0.5 * numbers.size
+    nothing = step <= precision.grad ** (2 / 3) * numbers.largest_size
+    return short | nothing | (0.5 * step * numbers.grad_norm <= level)
 
 
 def _confirmed(
-    pending: Array, status: Array, moved: Array, numbers: Numbers
+    pending: Array,
+    status: Array,
+    moved: Array,
+    settled: Array,
+    floor: Array,
+    numbers: Numbers,
 ) -> tuple[Array, Array]:
     """Let a success wait for a look at the point at rest: the status, and what is pending.
 
-    The look ends without a step where it finds no negative curvature; a gradient that is
-    exactly zero has been looked at already.
+    The look ends without a step where it finds no negative curvature. Where what it finds
+    does not settle the gradient, the run goes on; if no step had been found, it is at its
+    floor or stuck. A gradient that is exactly zero has been looked at already.
     """
-    looked = (pending >= 0) & ~moved
+    looked = (pending != -1) & ~moved
+    no_step = pending < -1
+    success = jnp.where(no_step, -2 - pending, pending)
+    refused = jnp.where(no_step, Status.STUCK, Status.RUNNING)
+    settled |= (no_step & floor) | (numbers.grad_norm == 0)
+    told = jnp.where(settled, success, refused)
+    told = jnp.where(status == Status.STATIONARY_NOT_MINIMUM, status, told)
     asked = (status <= Status.NOISE_FLOOR) & ~looked & (moved | (numbers.grad_norm > 0))
-    pending_now = jnp.where(asked, status, -1).astype(jnp.int32)
-    status = jnp.where(looked, pending, status)
-    return jnp.where(asked, Status.RUNNING, status), pending_now
+    waiting = jnp.where(moved, status, -2 - status)
+    status = jnp.where(looked, told, jnp.where(asked, Status.RUNNING, status))
+    return status, jnp.where(asked, waiting, -1).astype(jnp.int32)
 
 
 def _stalled(problem: Problem, precision: Precision, numbers: Numbers, counts: Counts) -> Array:
@@ -327,21 +390,15 @@ def _broken(
 ) -> Array:
     """End a run at a point that is not finite, unless a shorter step can still be tried.
 
-    A loss that has sunk below its start by the square root of the largest number, in units
-    of what it was there, has no lower bound.
-
-    A run whose loss had grown a million times when it met NaN has diverged and is not
-    shortened; nor is one whose method searched along its step already.
+    A loss that has sunk below all measure of its start (see DEPTH) has no lower bound.
     """
-    start = jnp.abs(numbers.start_value)
-    usual = jnp.maximum(start, jnp.abs(numbers.best_value))
+    usual = jnp.maximum(jnp.abs(numbers.start_value), jnp.abs(numbers.best_value))
     hopeful = (counts.shortenings <= SHORTENINGS) & (numbers.last_value <= GROWTH * usual)
     going_on = jnp.zeros((), bool) if searched else hopeful
     broken = jnp.where(going_on, Status.RUNNING, Status.NONFINITE_LOSS)
     status = jnp.where(finite, status, broken)
-    unit = jnp.maximum(start, numbers.reference * numbers.largest_size)
-    depth = float(jnp.finfo(numbers.value.dtype).max) ** 0.5 * jnp.where(unit > 0, unit, 1)
-    bottomless = numbers.value <= -depth
+    depth = float(jnp.finfo(numbers.value.dtype).max) ** DEPTH * numbers.unit
+    bottomless = (numbers.value <= -depth) & (depth > 0)
     return jnp.where(bottomless, Status.UNBOUNDED, status)
 
 
@@ -349,31 +406,3 @@ def _limit(status: Array, step: Array, problem: Problem) -> Array:
     """Turn a running status into MAX_STEPS once the steps are used up."""
     over = (status == Status.RUNNING) & (step >= problem.max_steps)
     return jnp.where(over, Status.MAX_STEPS, status).astype(jnp.int32)
-
-
-def look_around(value_fn: Any, x: Params, noise: Array | float | None) -> Array:
-    """Judge a point of zero gradient by values around it: a status.
-
-    Sixteen pseudo-random directions, forward and back at two lengths, relative to the
-    point's own: a lower value says saddle or maximum, no change at all says flat.
-    """
-    value = value_fn(x)
-    own = norm(x)
-    own = jnp.where(own > 0, own, 1)
-    leaves, structure = jax.tree.flatten(x)
-
-    def around(key: Array) -> Array:
-        keys = jax.random.split(key, len(leaves))
-        normal = [
-            jax.random.normal(k, v.shape, v.dtype) for k, v in zip(keys, leaves, strict=True)
-        ]
-        direction = jax.tree.unflatten(structure, normal)
-        scales = jnp.array(LENGTHS) * own / norm(direction)
-        return jax.lax.map(lambda s: value_fn(add_scaled(x, s, direction)), scales)
-
-    values = jax.lax.map(around, jax.random.split(jax.random.key(0), DIRECTIONS))
-    level = noise_level(value, value, noise)
-    lower = jnp.any(values < value - level)
-    flat = jnp.all(jnp.abs(values - value) <= level)
-    status = jnp.where(flat, Status.FLAT, Status.CONVERGED_GRADIENT)
-    return jnp.where(lower, Status.STATIONARY_NOT_MINIMUM, status).astype(jnp.int32)

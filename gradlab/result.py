@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from gradlab._typing import Array, Params
+from gradlab.certificate import Certificate
 from gradlab.trace import Trace
 
 __all__ = ["Result", "Status"]
@@ -79,6 +80,7 @@ class Result(NamedTuple):
         nhvp: Hessian-vector products evaluated.
         trace: The `Trace`, or None.
         state: The optimizer's final state; pass it as `state=` to go on.
+        certificate: A `Certificate`: what kind of point a success is; None if nobody looked.
     """
 
     x: Params
@@ -93,6 +95,7 @@ class Result(NamedTuple):
     nhvp: Array
     trace: Trace | None
     state: Any
+    certificate: Certificate | None = None
 
     @property
     def success(self) -> Any:

@@ -15,9 +15,12 @@ def test_chunks_and_later_runs_compile_nothing_anew(method):
         return jnp.sum((x - jnp.arange(3.0)) ** 4)
 
     result = gl.minimize(loss, jnp.ones(3), method, max_steps=40)
+    # The start, the loop (three times in newton: its model, its bends, its trials), the
+    # gradient at a best point that is not the last; and for a success its certificate.
+    # A carry that changed type between calls would make it more.
+    assert len(traces) <= (5 + 4 * result.success)
+    traces.clear()
     again = gl.minimize(loss, jnp.zeros(3), method, max_steps=30)
-    # The start, the loop (twice in newton_cg: its model, its trials), the gradient at a best
-    # point that is not the last. A carry that changed type between calls would make it more.
-    assert len(traces) <= 4
+    assert len(traces) <= 1 + 4 * (again.success and not result.success)
     assert result.nit <= 40
     assert again.nit <= 30

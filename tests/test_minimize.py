@@ -194,7 +194,16 @@ def backtracking(store_grad):
         "newton",
         "newton_cg",
     ],
-    ids=["gd", "adam", "lbfgs", "optax_lbfgs+bt", "sgd+bt", "sgd+bt+grad", "newton", "newton_cg"],
+    ids=[
+        "gd",
+        "adam",
+        "lbfgs",
+        "optax_lbfgs+bt",
+        "sgd+bt",
+        "sgd+bt+grad",
+        "newton",
+        "newton_cg",
+    ],
 )
 def test_counters_equal_the_calls_really_made(method):
     CALLS.clear()

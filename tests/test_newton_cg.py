@@ -111,7 +111,7 @@ def equations(jaxpr):
                     yield from equations(inner)
 
 
-@pytest.mark.parametrize(("method", "most"), [("newton_cg", 2), ("newton", 2), ("gd", 1)])
+@pytest.mark.parametrize(("method", "most"), [("newton_cg", 2), ("newton", 3), ("gd", 1)])
 def test_the_loss_stands_few_times_in_the_loop(method, most):
     # erf is in no method, so each one in the program is a copy of the loss (its derivatives
     # are exponentials)

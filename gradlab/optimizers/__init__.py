@@ -3,7 +3,14 @@
 from gradlab.optimizers.directions import scale_by_ggn, scale_by_newton, scale_by_newton_cg
 from gradlab.optimizers.first_order import learning_rate_schedule, schedules
 from gradlab.optimizers.method import Method, make, methods
-from gradlab.optimizers.newton import newton
+from gradlab.optimizers.newton import (
+    cubic_newton,
+    damped_newton,
+    newton,
+    pure_newton,
+    regularized_newton,
+    saddle_free_newton,
+)
 from gradlab.optimizers.newton_cg import newton_cg
 from gradlab.optimizers.nonlinear_cg import barzilai_borwein, nonlinear_cg
 from gradlab.optimizers.quasi_newton import bfgs, lbfgs
@@ -12,6 +19,8 @@ __all__ = [
     "Method",
     "barzilai_borwein",
     "bfgs",
+    "cubic_newton",
+    "damped_newton",
     "lbfgs",
     "learning_rate_schedule",
     "make",
@@ -19,6 +28,9 @@ __all__ = [
     "newton",
     "newton_cg",
     "nonlinear_cg",
+    "pure_newton",
+    "regularized_newton",
+    "saddle_free_newton",
     "scale_by_ggn",
     "scale_by_newton",
     "scale_by_newton_cg",

@@ -205,7 +205,7 @@ def arrive(
         outwards = ((x <= box.lower) & (gradient > 0)) | ((x >= box.upper) & (gradient < 0))
         jacobian = jnp.where(outwards[None, :], 0, jacobian)
         gradient = jnp.where(outwards, 0, gradient)
-    scale = jnp.maximum(FORGETTING * scale, jnp.sqrt(jnp.sum(jacobian**2, axis=0)))
+    scale = _next_scale(scale, jacobian, x)
     unit = jnp.where(scale > 0, scale, 1)
     values, vectors, turned = _factor(jacobian / unit[None, :], r)
     keep = values > max(jacobian.shape) * eps * jnp.max(values)
@@ -262,6 +262,21 @@ def arrive(
         near,
         sharp,
     )
+
+
+def _next_scale(scale: Array, jacobian: Array, x: Array) -> Array:
+    """Update the scale of the parameters; at a start, make all of them count alike.
+
+    There a unit of scale is what a parameter's own size does to the residuals, at most: a
+    column that is small by chance, as of a parameter with next to no effect so far out, would
+    let the first steps throw its parameter away.
+    """
+    columns = jnp.sqrt(jnp.sum(jacobian**2, axis=0))
+    size = jnp.abs(x)
+    alike = jnp.max(columns * size) / jnp.where(size > 0, size, 1)
+    first = jnp.where(size > 0, jnp.maximum(alike, columns), columns)
+    known = jnp.maximum(FORGETTING * scale, columns)
+    return jnp.where(jnp.any(scale > 0), known, first)
 
 
 class _Model(NamedTuple):

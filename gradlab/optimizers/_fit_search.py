@@ -63,8 +63,7 @@ class Search(NamedTuple):
 
     `flags` are: trials since the last accepted point, whether the point has still to be
     evaluated, whether the search has ended, whether a step was accepted, whether the run is
-    finished, whether the next point takes up the second model. `origin` is the loss where the
-    search began.
+    finished. `origin` is the loss where the search began.
     """
 
     point: Point
@@ -99,11 +98,6 @@ class Search(NamedTuple):
         """Whether the run is finished: nothing is left to gain."""
         return self.flags[4] != 0
 
-    @property
-    def wants_second(self) -> Array:
-        """Whether the point, evaluated again, takes up the second model."""
-        return self.flags[5] != 0
-
 
 def search(
     problem: Residuals,
@@ -124,7 +118,7 @@ def search(
     def attempt(now: Search) -> Search:
         return _attempt(problem, plan, box, x, now, least_noise)
 
-    flags = jnp.stack([0, stale, 0, 0, 0, plan.exact]).astype(jnp.int32)
+    flags = jnp.stack([0, stale, 0, 0, 0]).astype(jnp.int32)
     start = Search(
         point, jnp.zeros_like(x), tuning, flags, jnp.zeros(4, jnp.int32), point.value
     )
@@ -168,7 +162,7 @@ def _attempt(
     good = jnp.isfinite(value) & tried
     worth = good & (now.stale | finish | ~clear | (ratio >= ACCEPT))
     other = _other_model(plan, point, offer, reduction, ratio, clear & good & ~finish)
-    second = jnp.where(now.stale, now.wants_second, point.second ^ other)
+    second = jnp.where(now.stale, plan.exact, point.second ^ other)
 
     def go() -> Point:
         return arrive(
@@ -186,7 +180,7 @@ def _attempt(
     halved = (left < HALF * had) & below
     taken = jnp.where(finish, halved, (ratio >= ACCEPT) & (clear | below))
     taken = taken & worth & reached.finite & moved & ~now.stale
-    seen = _Seen(ratio, taken, finish, other, left, had, tried, worth)
+    seen = _Seen(ratio, taken, finish, left, had, tried, worth)
     return _decide(plan, x, now, reached, offer, wanted, seen)
 
 
@@ -196,7 +190,6 @@ class _Seen(NamedTuple):
     ratio: Array
     taken: Array
     finish: Array
-    other: Array
     left: Array
     had: Array
     tried: Array
@@ -217,14 +210,13 @@ def _decide(
         taken, seen.left <= FINISHED * noise, seen.had <= CLOSE * noise
     )
     nothing = (reached.promise == 0) & (stale | taken)
-    again = seen.other & ~taken & ~stale & ~point.second
-    given_up = ~stale & ~taken & ~again & (lost | (tries >= most) | at_noise)
+    given_up = ~stale & ~taken & (lost | (tries >= most) | at_noise)
     ended = taken | given_up | (stale & (nothing | ~reached.finite))
     # Where a column or a rank is lost far out, noise alone would call any point finished.
     close = at_noise | (point.promise <= NOISY * point.level)
     finished = (taken & at_noise & _is_short(reached)) | (given_up & close & _is_short(point))
     finished = finished | nothing
-    flags = [tries, again, ended, taken, finished, now.wants_second | again]
+    flags = [tries, False, ended, taken, finished]
     second = seen.worth & (reached.second | reached.near)
     calls = jnp.stack([seen.tried, seen.worth, offer.bends, second]).astype(jnp.int32)
     return Search(

@@ -206,7 +206,7 @@ def measure(point: Point, found: SearchResult) -> Pair:
     eps = jnp.finfo(real_dtype(params)).eps
     rounding = eps * jnp.sqrt(ss) * (2 * jnp.sqrt(point.squares) / size + jnp.sqrt(yy))
     useful = found.accepted & (sy > rounding) & jnp.isfinite(yy)
-    before = inner(step, point.grad) / size
+    before = found.first_slope * found.length / safe / size**2
     numbers = pack(size, before, sy, jnp.where(ss > 0, ss, 1), yy, useful)
     size, before, sy, ss, yy, useful = numbers
     return Pair(step, change, unit, size, before, sy, ss, yy, useful > 0)

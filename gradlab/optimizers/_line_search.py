@@ -123,6 +123,7 @@ class _Bracket(NamedTuple):
     ended: Array
     value: Array
     slope: Array
+    first_slope: Array
     tries: Array
 
 
@@ -166,6 +167,11 @@ class SearchResult(NamedTuple):
     def slope(self) -> Array:
         """Slope there."""
         return self._scalars.slope
+
+    @property
+    def first_slope(self) -> Array:
+        """Slope at the start of the line."""
+        return self._scalars.first_slope
 
     @property
     def accepted(self) -> Array:
@@ -238,7 +244,7 @@ def search(
         slope = inner(new_grad, updates).astype(value.dtype) / now.length
         level = noise_level(line.ceiling, new_value, noise, eps).astype(value.dtype)
         seen = _Seen(new_value, slope, level, moved(params, new_params))
-        return new_grad, _advance(carry[1], seen, line, sigma)
+        return new_grad, pack(*_advance(now, seen, line, sigma))
 
     def searching(carry: tuple[Params, Array]) -> Array:
         return _Bracket(*carry[1]).ended == SEARCHING
@@ -271,32 +277,26 @@ def _start(line: _Line, begin: Begin) -> Array:
             ended=jnp.where(possible, SEARCHING, LOST),
             value=line.value,
             slope=slope,
+            first_slope=slope,
             tries=zero,
         )
     )
 
 
-def _advance(now: Array, seen: _Seen, line: _Line, sigma: float | None) -> Array:
-    """Judge a trial, narrow the bracket, choose the next trial: packed scalars to the same.
-
-    In three kernels, because one would repeat what they share for each of its outputs.
-    """
-    new, falling, sound = _judge(_Bracket(*now), seen, line, sigma)
-    parts = pack(*new, falling, sound)
-    new, falling, sound = _Bracket(*parts[:-2]), parts[-2] != 0, parts[-1] != 0
-    plan = _Bracket(*pack(*_plan(_Bracket(*now), new, seen, falling, sound)))
-    over = _give_up(_Bracket(*now), plan, seen, line)
+def _advance(now: _Bracket, seen: _Seen, line: _Line, sigma: float | None) -> _Bracket:
+    """Judge a trial, narrow the bracket, choose the next trial."""
+    new, falling, sound = _judge(now, seen, line, sigma)
+    over = _give_up(now, _plan(now, new, seen, falling, sound), seen, line)
     # Where the trial was accepted its length stays what it was.
-    return pack(
-        *(jnp.where(new.ended == ACCEPTED, a, b) for a, b in zip(new, over, strict=True))
-    )
+    both = zip(new, over, strict=True)
+    return _Bracket(*(jnp.where(new.ended == ACCEPTED, a, b) for a, b in both))
 
 
 def _judge(
     now: _Bracket, seen: _Seen, line: _Line, sigma: float | None
 ) -> tuple[_Bracket, Array, Array]:
     """Judge a trial and narrow the bracket by it: also, does it lead down, is it low."""
-    first_slope = jnp.where(now.steepest != 0, line.steepest_slope, line.slope)
+    first_slope = now.first_slope
     finite = jnp.isfinite(seen.value) & jnp.isfinite(seen.slope)
     below = finite & (seen.value <= line.ceiling + seen.noise)
     decrease = finite & (seen.value <= line.ceiling + DELTA * now.length * first_slope)
@@ -402,6 +402,7 @@ def _give_up(now: _Bracket, going: _Bracket, seen: _Seen, line: _Line) -> _Brack
         width=inf,
         stage=jnp.full_like(now.stage, OTHER),
         steepest=jnp.ones_like(now.steepest),
+        first_slope=line.steepest_slope,
         settling=jnp.zeros_like(now.settling),
     )
     going = going._replace(

@@ -21,6 +21,7 @@ __all__ = [
     "MatrixFreeState",
     "Model",
     "Proposal",
+    "Remains",
     "Trial",
     "TrustRegionState",
     "conclude",
@@ -37,6 +38,8 @@ MAX_TRIALS = 40  # a step shortened 40 times by at least 1/2 is below every dtyp
 # Reductions below this multiple of the noise are judged by slopes: the ratio of two such
 # differences has lost three digits.
 NOISY = 1e3
+# Gradients below this multiple of eps·|H||x| are what rounding the point leaves of them.
+FLOOR = 10
 
 
 class TrustRegionState(NamedTuple):
@@ -91,6 +94,11 @@ class TrustRegionState(NamedTuple):
         """Length of the Newton step still to take from the point reached; inf if unknown."""
         return self.model[..., 5]
 
+    @property
+    def loudness(self) -> Array:
+        """Gradient at the point reached over what rounding the point makes of it."""
+        return self.model[..., 6]
+
 
 class MatrixFreeState(TrustRegionState):
     """The same, of a method that sees curvature only where its gradient leads.
@@ -109,7 +117,7 @@ def initial_state(
     inf = jnp.full((), jnp.inf, dtype)
     none = jnp.zeros((), jnp.int32)
     grad = jax.tree.map(jnp.zeros_like, params)
-    model = jnp.array([0, jnp.inf, 0, 0, 0, jnp.inf], dtype)
+    model = jnp.array([0, jnp.inf, 0, 0, 0, jnp.inf, jnp.inf], dtype)
     no = jnp.zeros((), bool)
     return kind(none, inf, grad, inf, model, no, jnp.zeros(4, jnp.int32))
 
@@ -150,7 +158,6 @@ class Model(NamedTuple):
     """
 
     radius: Array
-    decrement: Array
     curvature: Array
     start_norm: Array
     stiffness: Array
@@ -220,6 +227,17 @@ class Trial(NamedTuple):
         return self.flags[2]
 
 
+class Remains(NamedTuple):
+    """What the model says of the point reached; see the state's properties.
+
+    `decrement` is the reduction still predicted, `length` that of the Newton step there.
+    """
+
+    decrement: Array
+    length: Array
+    loudness: Array
+
+
 def search(
     loss: Callable[[Params], Array],
     params: Params,
@@ -229,12 +247,14 @@ def search(
     propose: Callable[[Array], Proposal],
     noise: Array | float | None,
     eps: float,
+    *,
+    always: bool = False,
 ) -> Trial:
     """Shrink the region until the step proposed for it is acceptable.
 
     The trial point is `optax.apply_updates(params, updates)`, to the bit the one the host
     will have, so the value and gradient found belong to it. Each trial costs one loss and
-    one gradient; `propose` must cost none.
+    one gradient; `propose` must cost none. `always` takes the first step, whatever it does.
     """
 
     def searching(trial: Trial) -> Array:
@@ -251,6 +271,7 @@ def search(
         accepted, ratio, new_radius = _judge(
             value, new_value, new_slope, grad_max, proposal, trial.radius, noise, eps
         )
+        accepted = accepted | always
         return Trial.pack(
             proposal.updates, new_grad, value=new_value, radius=new_radius, ratio=ratio,
             grad_max=grad_max, accepted=accepted & changed, lost=~changed,
@@ -310,7 +331,7 @@ def conclude(
     value: Array,
     grad: Params,
     model: Model,
-    remaining: Array,
+    remains: Remains,
     calls: Array,
 ) -> tuple[Params, TrustRegionState]:
     """Turn a search's outcome into optax's updates and the next state.
@@ -319,8 +340,10 @@ def conclude(
     `calls` are the evaluations made before the search.
     """
     ok, dtype = trial.accepted, state.value.dtype
-    numbers = model.decrement, model.curvature, model.start_norm, model.stiffness, remaining
-    told = jnp.stack([trial.ratio, *numbers])
+    told = jnp.stack([
+        trial.ratio, remains.decrement, model.curvature, model.start_norm, model.stiffness,
+        remains.length, remains.loudness,
+    ])  # fmt: skip
     updates = jax.tree.map(lambda u: jnp.where(ok, u, jnp.zeros_like(u)), trial.updates)
     return updates, type(state)(
         count=state.count + ok,

@@ -15,7 +15,14 @@ import optax
 
 from gradlab._errors import check_choice, nearest
 from gradlab.optimizers import first_order
-from gradlab.optimizers.newton import newton
+from gradlab.optimizers.newton import (
+    cubic_newton,
+    damped_newton,
+    newton,
+    pure_newton,
+    regularized_newton,
+    saddle_free_newton,
+)
 from gradlab.optimizers.newton_cg import newton_cg
 from gradlab.optimizers.nonlinear_cg import barzilai_borwein, nonlinear_cg
 from gradlab.optimizers.quasi_newton import bfgs, lbfgs
@@ -25,8 +32,13 @@ __all__ = ["Method", "as_method", "check_learning_rate", "make", "methods"]
 _OWN: dict[str, Callable[..., Any]] = {
     "barzilai_borwein": barzilai_borwein,
     "bfgs": bfgs,
+    "cubic_newton": cubic_newton,
+    "damped_newton": damped_newton,
     "lbfgs": lbfgs,
     "newton": newton,
+    "pure_newton": pure_newton,
+    "regularized_newton": regularized_newton,
+    "saddle_free_newton": saddle_free_newton,
     "newton_cg": newton_cg,
     "nonlinear_cg": nonlinear_cg,
 }

@@ -1,0 +1,249 @@
+"""Truncated conjugate gradients on the quadratic model: the core of Newton's method without H.
+
+Scalars of the iteration travel packed in one vector, because each array that a compiled loop
+carries costs a kernel to compile and to launch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gradlab._tree import add_scaled, inner, max_abs, num_params, packed
+from gradlab._typing import Array, Params
+from gradlab.optimizers import _trust_region as tr
+
+__all__ = ["Path", "pseudo_random", "truncated_cg"]
+
+
+class Path(NamedTuple):
+    """Where conjugate gradients ended: the step p, and gᵀp, pᵀHp, ‖p‖ along it.
+
+    `decrement` is the reduction predicted; inf where the model has no minimum inside.
+    """
+
+    step: Params
+    slope: Array
+    curvature: Array
+    length: Array
+    interior: Array
+    products: Array
+    decrement: Array
+
+
+class _Scalars(NamedTuple):
+    """Scalars of the iteration, updated by recurrences: two inner products an iteration.
+
+    `rr`, `dd`, `pd`, `pp` are the products of residual, direction and step; `model` is the
+    model's value; `low` and `high` the extreme curvatures met; `ended` is RUNNING, INTERIOR
+    or BOUNDARY.
+    """
+
+    rr: Array
+    dd: Array
+    pd: Array
+    pp: Array
+    model: Array
+    low: Array
+    high: Array
+    ended: Array
+    products: Array
+
+
+class _Iteration(NamedTuple):
+    """One conjugate-gradient iteration, its scalars packed in one vector."""
+
+    step: Params
+    residual: Params
+    direction: Params
+    scalars: Array
+
+
+RUNNING, INTERIOR, BOUNDARY = 0, 1, 2
+# Share of its usual size 1/√n that the component of the made-up direction along a given
+# eigenvector hardly ever falls below (1 in 100 for normal components).
+RARE = 1e-2
+# Products spent on looking for negative curvature at a point that passed its test. For
+# n ≤ 20 they see all of it, else curvatures of a few percent of the largest.
+AT_REST = 20
+# 2³² over the golden ratio, made odd: multiples of it are spread evenly (Knuth).
+GOLDEN = np.uint32(2654435769)
+
+
+def truncated_cg(
+    hvp: Callable[[Params], Params],
+    params: Params,
+    grad: Params,
+    state: tr.TrustRegionState,
+    budget: int,
+    at_rest: Array | bool,
+) -> tuple[Path, tr.Model]:
+    """Minimise the model by conjugate gradients from zero (Steihaug 1983).
+
+    The model is divided by the largest gradient entry, so that no product of two vectors
+    over- or underflows whatever the loss's units. At a stationary point there is no
+    gradient to follow; then a fixed pseudo-random one lets the same iteration look for
+    negative curvature. While all curvature met is positive, the residual's part along an
+    eigenvector of negative curvature never shrinks, for a polynomial that is 1 at 0 and has
+    its roots at positive Ritz values only grows towards the left. So the residual may end
+    the search once it is well below such a part's usual size, 1/√n.
+    """
+    size = max_abs(grad)
+    dtype = size.dtype
+    stationary = (size == 0) | at_rest
+    scale = jnp.where(stationary, 1, size)
+    start = jax.tree.map(
+        lambda g, r: jnp.where(stationary, r, g.astype(dtype) / scale),
+        grad,
+        pseudo_random(grad, dtype),
+    )
+    start_norm = jnp.maximum(state.start_norm.astype(dtype), size)
+    # The residual, relative to the gradient, to leave: min(1/2, √(‖g‖/‖g₀‖)), squared.
+    forcing = jnp.minimum(0.25, size / jnp.where(start_norm > 0, start_norm, 1))
+    forcing = jnp.where(stationary, RARE**2 / num_params(params), forcing)
+    most = jnp.where(stationary, min(budget, AT_REST), budget)
+    own = max_abs(params).astype(dtype)
+    own = jnp.where(own > 0, own, 1)
+    radius = state.radius.astype(dtype)
+    scale, start_norm, forcing, own, radius2, resting = packed(
+        scale, start_norm, forcing, own, radius**2, stationary
+    )
+    rr = inner(start, start)
+    target = forcing * rr
+
+    def scaled_hvp(d: Params) -> Params:
+        product = hvp(jax.tree.map(lambda u, p: u.astype(p.dtype), d, params))
+        return jax.tree.map(lambda u: u.astype(dtype) / scale, product)
+
+    def unfinished(it: _Iteration) -> Array:
+        now = _Scalars(*it.scalars)
+        return (now.ended == RUNNING) & (now.products < most)
+
+    def iterate(it: _Iteration) -> _Iteration:
+        return _advance(it, scaled_hvp, target, radius2, own, resting > 0)
+
+    zeros = jax.tree.map(jnp.zeros_like, start)
+    zero, inf = jnp.zeros((), dtype), jnp.full((), jnp.inf, dtype)
+    scalars = jnp.stack(_Scalars(rr, rr, zero, zero, zero, inf, zero, zero, zero))
+    first = _Iteration(zeros, start, jax.tree.map(jnp.negative, start), scalars)
+    last = jax.lax.while_loop(unfinished, iterate, first)
+    end = _Scalars(*last.scalars)
+    slope = inner(start, last.step)
+    curvature = 2 * (end.model - slope) * scale
+    slope = jnp.where(stationary, 0, slope * scale)
+    interior = end.ended == INTERIOR
+    decrement = jnp.where(interior, jnp.maximum(-slope - 0.5 * curvature, 0), jnp.inf)
+    decrement = jnp.where(stationary, 0, decrement)
+    # At rest, only negative curvature beyond rounding leads anywhere.
+    rounding = num_params(params) * jnp.finfo(dtype).eps * end.high
+    possible = ~stationary | (end.low < -rounding)
+    slope, curvature, decrement, length, inside = packed(
+        slope, curvature, decrement, jnp.sqrt(end.pp), interior
+    )
+    path = Path(last.step, slope, curvature, length, inside > 0, end.products, decrement)
+    # The least curvature at rest is known once the residual says that all was seen.
+    low = jnp.where(stationary & (end.ended == RUNNING), jnp.minimum(end.low, 0), end.low)
+    low, high = low * scale, end.high * scale
+    return path, tr.Model(radius, low, start_norm, high, possible)
+
+
+def _advance(
+    it: _Iteration,
+    hvp: Callable[[Params], Params],
+    target: Array,
+    radius2: Array,
+    own: Array,
+    at_rest: Array,
+) -> _Iteration:
+    """Advance one iteration: along the direction, to its minimum or to the boundary.
+
+    At rest a direction of negative curvature is followed from the point itself: the step
+    so far, along the made-up gradient, has nothing to do with the loss.
+    """
+    now = _Scalars(*it.scalars)
+    d = it.direction
+    hd = hvp(d)
+    dhd = inner(d, hd)
+    rayleigh = dhd / now.dd
+    high = jnp.maximum(now.high, jnp.abs(rayleigh))
+    # Curvature below the rounding of the largest one met is none at all.
+    positive = dhd > jnp.finfo(dhd.dtype).eps * high * now.dd
+    alone = at_rest & ~positive
+    now = now._replace(
+        pd=jnp.where(alone, 0, now.pd),
+        pp=jnp.where(alone, 0, now.pp),
+        model=jnp.where(alone, 0, now.model),
+    )
+    tau, outside = _step_length(now, dhd, positive, radius2, own, at_rest)
+    low = jnp.minimum(now.low, rayleigh)
+    tau, outside, low, high, kept = packed(tau, outside, low, high, ~alone)
+    step = jax.tree.map(lambda p, d: kept * p + tau * d, it.step, d)
+    residual = add_scaled(it.residual, tau, hd)
+    rr = inner(residual, residual)
+    beta = rr / now.rr
+    converged = jnp.where(rr <= target, INTERIOR, RUNNING)
+    scalars = _Scalars(
+        rr=rr,
+        dd=rr + beta**2 * now.dd,
+        pd=beta * (now.pd + tau * now.dd),
+        pp=now.pp + 2 * tau * now.pd + tau**2 * now.dd,
+        model=now.model - tau * now.rr + 0.5 * tau**2 * dhd,
+        low=low,
+        high=high,
+        ended=jnp.where(outside > 0, BOUNDARY, converged),
+        products=now.products + 1,
+    )
+    direction = jax.tree.map(lambda d, r: beta * d - r, d, residual)
+    return _Iteration(step, residual, direction, packed(*scalars))
+
+
+def _step_length(
+    now: _Scalars, dhd: Array, positive: Array, radius2: Array, own: Array, at_rest: Array
+) -> tuple[Array, Array]:
+    """Find how far to go along a direction of curvature dᵀHd: τ, and whether it ends there.
+
+    Without positive curvature it is to the boundary, on the side where the model is lower;
+    in a region still infinite, as far as a positive curvature of that size would lead, but
+    no farther than 1,000 times the size of the point. At rest, where no gradient tells how
+    far, it is that size; and positive curvature, met on the way, knows no boundary.
+    """
+    farthest = 1e3 * own / jnp.sqrt(now.dd)
+    alpha = jnp.minimum(
+        now.rr / jnp.where(dhd == 0, 1, jnp.abs(dhd)), jnp.where(positive, jnp.inf, farthest)
+    )
+    alpha = jnp.where(dhd == 0, farthest, alpha)
+    alpha = jnp.where(at_rest & ~positive, own / jnp.sqrt(now.dd), alpha)
+    reached = now.pp + 2 * alpha * now.pd + alpha**2 * now.dd
+    outside = ~positive | ((reached >= radius2) & ~at_rest)
+    # ‖p + τd‖ = Δ: both roots without cancellation, as pᵀd ≥ 0 along the iteration.
+    room = jnp.maximum(radius2 - now.pp, 0)
+    sum_ = now.pd + jnp.sqrt(now.pd**2 + now.dd * room)
+    forward = positive | (-now.pd * dhd <= now.rr * now.dd)
+    boundary = jnp.where(forward, room / jnp.where(sum_ > 0, sum_, 1), -sum_ / now.dd)
+    to_boundary = outside & jnp.isfinite(radius2)
+    return jnp.where(to_boundary, boundary, alpha), outside
+
+
+def pseudo_random(tree: Params, dtype: Any, which: Array | int = 0) -> Params:
+    """Build a fixed direction without symmetry, another one for every `which`.
+
+    Its entries, uniform between -1/2 and 1/2, are the index of each mixed by multiplying and
+    shifting its bits (the finaliser of Appleby's MurmurHash3): a few operations an entry,
+    where a proper random generator takes a program of its own.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    made, first = [], 1
+    for leaf in leaves:
+        bits = jnp.arange(first, first + leaf.size, dtype=jnp.uint32)
+        # Odd multiples of 2³²/φ keep the sequences of different directions apart.
+        bits = (bits + jnp.asarray(which, jnp.uint32) * np.uint32(0x9E3779B9)) * GOLDEN
+        bits = (bits ^ (bits >> 16)) * np.uint32(0x85EBCA6B)
+        bits = (bits ^ (bits >> 13)) * np.uint32(0xC2B2AE35)
+        uniform = (bits ^ (bits >> 16)).astype(dtype) / 2**32 - 0.5
+        made.append(uniform.reshape(leaf.shape))
+        first += leaf.size
+    return jax.tree.unflatten(structure, made)

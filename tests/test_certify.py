@@ -1,0 +1,187 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gradlab as gl
+from gradlab.certificate import Kind
+
+DTYPES = [jnp.float32, jnp.float64]
+
+
+def valley(x):
+    """Saddle at 0, minima at (±1, 0)."""
+    return x[0] ** 4 / 4 - x[0] ** 2 / 2 + x[1] ** 2
+
+
+def monkey(x):
+    return x[0] ** 3 - 3 * x[0] * x[1] ** 2
+
+
+def rosenbrock(x):
+    return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+
+def singular(x):
+    return (x[0] + 2 * x[1] - 3) ** 2 + 0.7
+
+
+CASES = {
+    "minimum": (valley, [1.0, 0.0], Kind.MINIMUM),
+    "saddle": (valley, [0.0, 0.0], Kind.SADDLE),
+    "saddle of third order": (monkey, [0.0, 0.0], Kind.SADDLE),
+    "inflection": (lambda x: x[0] ** 3 + (x[1] - 1) ** 2, [0.0, 1.0], Kind.SADDLE),
+    "maximum": (lambda x: -jnp.sum(x**2), [0.0, 0.0], Kind.MAXIMUM),
+    "top of a cosine": (lambda x: jnp.sum(jnp.cos(x)), [0.0, 0.0], Kind.MAXIMUM),
+    "slope": (lambda x: jnp.sum(x**2), [1.0, 2.0], Kind.NOT_STATIONARY),
+    "straight slope": (jnp.sum, [1.0, 2.0], Kind.NOT_STATIONARY),
+    "in a valley": (rosenbrock, [0.5, 0.25], Kind.NOT_STATIONARY),
+    "end of a valley": (rosenbrock, [1.0, 1.0], Kind.MINIMUM),
+    "fourth order": (lambda x: jnp.sum((x - 1) ** 4), [1.0, 1.0], Kind.MINIMUM),
+    "line of minima": (singular, [1.0, 1.0], Kind.MINIMUM),
+    "constant": (lambda x: 0 * x[0] + 3.0, [1.0, 2.0], Kind.FLAT),
+    "dead unit": (lambda x: jnp.maximum(0, jnp.sum(x**2) - 1) ** 2, [0.1, 0.1], Kind.FLAT),
+    "bottomless": (lambda x: jnp.log(jnp.sum(x**2) - 2), [1.0, 1.0], Kind.UNBOUNDED),
+    "outside the domain": (lambda x: jnp.log(x[0]) + x[1], [-1.0, 1.0], Kind.NOT_FINITE),
+}
+
+
+@functools.cache
+def certificates(dtype):
+    """Certify every case, in the loss's own units and two others, by one program."""
+    losses = [loss for loss, _, _ in CASES.values()]
+
+    def loss(x, which, scale):
+        return scale * jax.lax.switch(which, losses, x)
+
+    def certified(x, which, scale):
+        return gl.certify(loss, x, args=(which, scale))
+
+    points = jnp.array([x for _, x, _ in CASES.values()], dtype)
+    over_cases = jax.vmap(certified, in_axes=(0, 0, None))
+    over_scales = jax.jit(jax.vmap(over_cases, in_axes=(None, None, 0)))
+    scales = jnp.array([1.0, 2.0**-30, 2.0**30], dtype)
+    found = jax.device_get(over_scales(points, jnp.arange(len(CASES)), scales))
+    return {
+        name: [jax.tree.map(lambda v: v[i, j], found) for i in range(3)]  # noqa: B023
+        for j, name in enumerate(CASES)
+    }
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CASES)
+def test_every_kind_of_point_is_named_whatever_the_units_of_the_loss(name, dtype):
+    kind = CASES[name][2]
+    for certificate in certificates(dtype)[name]:
+        assert Kind(int(certificate.kind)) == kind
+        assert bool(certificate.is_minimum) == (kind in (Kind.MINIMUM, Kind.AT_NOISE))
+        assert certificate.message.startswith(kind.name)
+        assert kind.name in repr(certificate)
+
+
+def test_a_dip_below_the_noise_of_a_large_constant_is_told():
+    certificate = gl.certify(lambda x: 1e4 + 1e-9 * jnp.sum((x - 1) ** 2), jnp.ones(2))
+    assert certificate.kind == Kind.AT_NOISE
+
+
+def test_the_noise_given_is_believed():
+    loss, x = CASES["saddle"][:2]
+    assert gl.certify(loss, jnp.array(x), noise=1.0).kind == Kind.FLAT
+
+
+def test_curvatures_and_decrement_are_those_of_the_dense_hessian():
+    rng = np.random.default_rng(0)
+    q, _ = np.linalg.qr(rng.normal(size=(12, 12)))
+    eigenvalues = np.linspace(0.5, 20, 12)
+    matrix, shift = (q * eigenvalues) @ q.T, rng.normal(size=12)
+    x = rng.normal(size=12)
+    certificate = gl.certify(
+        lambda x: 0.5 * (x - shift) @ jnp.asarray(matrix) @ (x - shift), jnp.asarray(x)
+    )
+    np.testing.assert_allclose(certificate.curvature, 0.5, rtol=1e-9)
+    np.testing.assert_allclose(certificate.stiffness, 20.0, rtol=1e-9)
+    exact = 0.5 * (x - shift) @ matrix @ (x - shift)
+    np.testing.assert_allclose(certificate.decrement, exact, rtol=1e-2)
+    np.testing.assert_allclose(
+        certificate.grad_norm, np.max(np.abs(matrix @ (x - shift))), rtol=1e-12
+    )
+
+
+def test_a_saddle_hidden_among_many_directions_is_found():
+    curvatures = jnp.ones(200).at[77].set(-0.05)
+    certificate = gl.certify(
+        lambda p: jnp.sum(curvatures * p["w"] ** 2) + jnp.sum(p["w"] ** 4),
+        {"w": jnp.zeros(200)},
+    )
+    assert certificate.kind == Kind.SADDLE
+    np.testing.assert_allclose(certificate.curvature, -0.1, rtol=1e-6)
+
+
+def test_the_cost_claimed_is_the_cost_paid():
+    calls = []
+
+    def loss(x):
+        jax.debug.callback(lambda: calls.append("f"))
+        return rosenbrock(x)
+
+    certificate = gl.certify(loss, jnp.full(4, 0.9))
+    jax.effects_barrier()
+    # One gradient, which is the first loss too, and one pass to make the products from.
+    assert certificate.nfev <= len(calls) <= certificate.nfev + 1
+    assert 4 <= certificate.nhvp <= 12
+
+
+def test_a_batch_of_points_is_one_program():
+    points = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.5, 0.5]])
+    batch = jax.jit(jax.vmap(lambda x: gl.certify(valley, x)))(points)
+    assert list(map(Kind, batch.kind.tolist())) == [
+        Kind.SADDLE,
+        Kind.MINIMUM,
+        Kind.NOT_STATIONARY,
+    ]
+    assert [m.split(":")[0] for m in batch.message] == ["SADDLE", "MINIMUM", "NOT_STATIONARY"]
+    assert "batch of shape (3,)" in repr(batch)
+
+
+def test_data_and_structured_parameters_are_passed_on():
+    params = {"w": jnp.zeros(2), "b": (jnp.array(2.0),)}
+    certificate = gl.certify(
+        lambda p, t: jnp.sum(p["w"] ** 2) + (p["b"][0] - t) ** 2, params, args=(2.0,)
+    )
+    assert certificate.kind == Kind.MINIMUM
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"x": jnp.arange(2)}, TypeError, "floating"),
+        ({"loss": lambda x: x}, TypeError, "scalar"),
+        ({"loss": 3}, TypeError, "loss"),
+        ({"args": [1]}, TypeError, "tuple"),
+        ({"noise": -1.0}, ValueError, "noise"),
+        ({"length": -1.0}, ValueError, "length"),
+    ],
+)
+def test_mistakes_are_explained(change, error, says):
+    given = {"loss": valley, "x": jnp.zeros(2), **change}
+    with pytest.raises(error, match=says):
+        gl.certify(**given)
+
+
+# --- what a result says of its answer
+
+
+@pytest.mark.parametrize("method", ["gd", "lbfgs"])
+def test_a_first_order_run_that_rests_on_a_saddle_is_no_success(method):
+    result = gl.minimize(valley, jnp.array([0.0, 1.0]), method, max_steps=2000)
+    assert not result.success
+    assert result.certificate.kind in (Kind.SADDLE, Kind.NOT_EXAMINED)
+
+
+def test_a_success_carries_its_certificate():
+    result = gl.minimize(valley, jnp.array([0.5, 1.0]), "lbfgs")
+    assert result.success
+    assert result.certificate.kind == Kind.MINIMUM
+    np.testing.assert_allclose(result.certificate.curvature, 2.0, rtol=1e-5)
