@@ -245,7 +245,7 @@ class _Program(engine.Program):
     def precision(self, params: Params, loss_dtype: Any) -> Precision:
         """Relative rounding errors of the loss and of its gradient."""
         plain = super().precision(params, loss_dtype)
-        return Precision(max(plain.loss, eps_of(loss_dtype)), plain.grad)
+        return plain._replace(loss=max(plain.loss, eps_of(loss_dtype)))
 
     def _value(self) -> Any:
         return self.loss
