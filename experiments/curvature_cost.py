@@ -237,8 +237,8 @@ def answer(rows: Sequence[dict[str, Any]]) -> str:
     return (
         f"In units of the loss, at n = {largest:,} a gradient takes "
         f"{here[GRADIENT]['time']:.1f}, a Hessian-vector product: {modes}; one of many after "
-        f"one linearisation {here[MANY]['time']:.1f}. The Hessian takes for each of its "
-        f"columns {per_column}: columns share the matrices that a single product reads anew. "
+        f"one linearisation {here[MANY]['time']:.1f}. The Hessian takes {per_column} for each "
+        "of its columns. "
         f"Through {LENGTH} steps of a recurrent network: {through}."
     )
 
