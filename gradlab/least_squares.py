@@ -23,9 +23,8 @@ from gradlab._checks import (
 )
 from gradlab._errors import accepts_only_its_keywords, check_choice
 from gradlab._outcome import outcome
-from gradlab._stopping import Numbers, Precision, Problem
+from gradlab._stopping import Numbers, Problem
 from gradlab._typing import Array, Count, GradientOperator, Name, Number, Params
-from gradlab.derivatives._leaves import eps_of
 from gradlab.fit import Fit
 from gradlab.minimize import (
     DEFAULT_STEPS,
@@ -190,6 +189,11 @@ class _Objective:
             self.residual, params, args, roots(weights), self.loss, scale, self.operator
         )
 
+    def gradient_noise(self, dtype: Any) -> float:
+        """Relative error of a gradient by differences, for parameters of this dtype."""
+        noise = getattr(self.operator, "relative_noise", None)
+        return 0.0 if noise is None else noise(dtype)
+
     def __call__(self, params: Params, args: Any, weights: Any, scale: Any) -> Array:
         """Evaluate the loss."""
         problem = self.problem(params, args, weights, scale)
@@ -241,11 +245,6 @@ class _Program(engine.Program):
             return None
         each = operator.num_evaluations(params)
         return (each, 2 * each) if each else None
-
-    def precision(self, params: Params, loss_dtype: Any) -> Precision:
-        """Relative rounding errors of the loss and of its gradient."""
-        plain = super().precision(params, loss_dtype)
-        return plain._replace(loss=max(plain.loss, eps_of(loss_dtype)))
 
     def _value(self) -> Any:
         return self.loss

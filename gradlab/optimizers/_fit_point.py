@@ -174,6 +174,13 @@ def inside(box: Box | None, x: Array, step: Array) -> Array:
     return jnp.where(x + step > box.upper, jnp.nextafter(step, down), step)
 
 
+def _pushed_out(box: Box, x: Array, gradient: Array) -> Array:
+    """Which parameters the gradient holds at a bound, or at a rounding's distance from it."""
+    eps = 4 * jnp.finfo(x.dtype).eps
+    down = (x - box.lower <= eps * jnp.abs(x)) & (gradient > 0)
+    return down | ((box.upper - x <= eps * jnp.abs(x)) & (gradient < 0))
+
+
 def arrive(
     problem: Residuals,
     box: Box | None,
@@ -202,7 +209,7 @@ def arrive(
     r, jacobian = jnp.where(usable, r, 0), jnp.where(usable, jacobian, 0)
     gradient = times(r, jacobian)
     if box is not None:
-        outwards = ((x <= box.lower) & (gradient > 0)) | ((x >= box.upper) & (gradient < 0))
+        outwards = _pushed_out(box, x, gradient)
         jacobian = jnp.where(outwards[None, :], 0, jacobian)
         gradient = jnp.where(outwards, 0, gradient)
     scale = _next_scale(scale, jacobian, x)
@@ -234,8 +241,10 @@ def arrive(
         exact = _exact_model(own, model)
         follow = second | ~sharp
         chosen = jax.tree.map(lambda new, old: jnp.where(follow, new, old), exact, model)
-        # Where rank is lost the least curvature is nothing, whatever the others are.
-        lowest = jnp.where(jnp.all(keep), relative[0], jnp.minimum(relative[0], 0))
+        # Where rank is lost the least curvature is nothing, whatever the others are; but a
+        # bound takes rank away that nobody misses.
+        whole = jnp.all(keep) | (box is not None)
+        lowest = jnp.where(whole, relative[0], jnp.minimum(relative[0], 0))
         relative = jnp.stack([lowest, relative[1]])
         extremes = jnp.where(near, relative, jnp.stack(_extremes(exact.curvatures)))
         return chosen, whitening, extremes, sharp & near, follow

@@ -266,6 +266,12 @@ class jacobian_rule:  # noqa: N801  # called like a function
         count = getattr(built, "num_evaluations", None)
         return 0 if count is None else int(count(params))
 
+    def relative_noise(self, dtype: Any) -> float:
+        """Relative error of the Jacobian; rounding where the operator does not say."""
+        built = self._jacobian()(lambda x: x)
+        noise = getattr(built, "relative_noise", None)
+        return float(jnp.finfo(dtype).eps) if noise is None else float(noise(dtype))
+
     def _jacobian(self) -> Callable[..., Any]:
         """The operator for vectors that belongs to one for scalars."""
         inner = getattr(self.operator, "func", self.operator)
