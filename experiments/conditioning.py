@@ -3,10 +3,10 @@
 A bowl and pairs of Rosenbrock's valley are seen through a linear map: loss(x) = base(A x),
 where A gives the Hessian of the bowl the condition number kappa. The start is moved with
 it, so that in the variables y = A x nothing changes, and a method that is affine invariant
-takes the same steps whatever kappa is. Newton's step is; every safeguard
-that measures lengths in x is not; gradient descent takes about kappa ln(1 / tolerance) / 2
-steps on the bowl. Once kappa exceeds 1 / eps the rounding of the Hessian is as large as its
-smallest eigenvalue, and nothing helps: that is 8e6 in float32 and 5e15 in float64.
+takes the same steps whatever kappa is. Newton's step is; every safeguard that measures
+lengths in x is not; gradient descent takes about kappa ln(1 / tolerance) / 2 steps on the
+bowl. Once kappa exceeds 1 / eps the rounding of the Hessian is as large as its smallest
+eigenvalue, and nothing helps: that is 8e6 in float32 and 5e15 in float64.
 
 References:
     Deuflhard, P. (2004). Newton Methods for Nonlinear Problems: Affine Invariance and
@@ -200,12 +200,8 @@ def draw(rows: Sequence[dict[str, Any]]) -> Mapping[str, Any]:
             here = [r for r in rows if (r["problem"], r["dtype"]) == (name, dtype)]
             _panel(here, ax)
             ax.set_title(f"{name}, {dtype}", loc="left", fontsize=10.5)
-    figure.suptitle(
-        "dashed: κ ln(1 / tolerance) / 2   a line ends where its method no longer arrives",
-        fontsize=10,
-        x=0.01,
-        ha="left",
-    )
+    note = "dashed: κ ln(1 / tolerance) / 2   a line ends where its method no longer arrives"
+    figure.suptitle(note, fontsize=10, x=0.01, ha="left")
     return {"conditioning": figure}
 
 

@@ -121,7 +121,7 @@ def answer(comparison: gl.Comparison) -> str:
     """Say which method is cheapest most often, which solves most, and what none solved."""
     profile = comparison.profile(TOLERANCES[0])
     cheapest = max(profile.methods, key=lambda m: profile.share(m, 1.0))
-    surest = max(profile.methods, key=lambda m: _solved(profile, m))
+    shares = ", ".join(f"{m} solves {_solved(profile, m):.0%}" for m in profile.methods)
     lost = {
         method: [
             problem[0] if isinstance(problem, tuple) else problem
@@ -132,7 +132,7 @@ def answer(comparison: gl.Comparison) -> str:
     }
     told = "; ".join(f"{m}: {', '.join(names)}" for m, names in lost.items() if names)
     return (
-        f"Of {len(profile.problems)} problems, {surest} solves {_solved(profile, surest):.0%}; "
+        f"Of {len(profile.problems)} problems {shares}; "
         f"{cheapest} is cheapest on {profile.share(cheapest, 1.0):.0%}, counted in gradients. "
         f"Not solved, or to a worse minimum than another method found: {told or 'none'}."
     )

@@ -163,8 +163,8 @@ def answer(rows: Sequence[dict[str, Any]]) -> str:
     shares = ", ".join(f"{m} {len(left[m])} of {count}" for m in methods)
     return (
         f"From exactly on the attracting side leave: {', '.join(leaves) or 'none'}. Over all "
-        f"starts: {shares}. Never: {', '.join(never) or 'none'}. No run that stayed claims "
-        f"success: {_claims(rows)}."
+        f"starts: {shares}. Never: {', '.join(never) or 'none'}. What runs that stayed say: "
+        f"{_claims(rows)}."
     )
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-
-from gradlab._typing import ArrayLike
 
 __all__ = ["Order", "convergence_order"]
 
@@ -31,7 +29,7 @@ class Order(NamedTuple):
 
 
 def convergence_order(
-    errors: Sequence[ArrayLike], *, floor: float = 0.0, within: float = np.inf
+    errors: Sequence[Any], *, floor: float | int = 0.0, within: float | int = np.inf
 ) -> Order:
     r"""Fit the order of convergence p of $e_{k+1} = C e_k^p$ to the errors of several runs.
 
