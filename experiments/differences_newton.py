@@ -60,8 +60,8 @@ def measure(
     """
     rows = []
     for dtype in dtypes:
-        # Shorter differences than 30 eps hold little but rounding.
-        lowest = math.log10(30 * float(np.finfo(dtype).eps))
+        # Shorter differences than 300 eps hold little but rounding.
+        lowest = math.log10(300 * float(np.finfo(dtype).eps))
         count = round(per_decade * (math.log10(LONGEST) - lowest)) + 1
         steps = np.logspace(lowest, math.log10(LONGEST), count)
         for method in methods:

@@ -173,7 +173,7 @@ def test_newton_with_differences_stalls_where_their_error_is_predicted(stalls):
     for row in middle:  # truncation alone, without luck
         assert row["error"] == pytest.approx(row["predicted"], rel=0.25)
     for row in differenced[:-2]:  # the longest leave the valley
-        assert row["error"] < 3 * row["predicted"]
+        assert row["error"] < 5 * row["predicted"]
     best = min(row["error"] for row in differenced)
     floor = min(row["predicted"] for row in differenced)
     assert floor / 100 < best < 3 * floor

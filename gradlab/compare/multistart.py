@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from gradlab._errors import accepts_only_its_keywords
-from gradlab._typing import AnyArray, Count, Number, Params
+from gradlab._typing import Count, Number, Params
 from gradlab.compare.driver import _described, _labelled
 from gradlab.compare.table import Table
 from gradlab.minimize import minimize
@@ -172,8 +172,9 @@ def _run(
         return result.x, result.fun, result.status, result.nit, result.cost
 
     starts = jax.tree.map(jax.numpy.asarray, starts)
-    x, *rest = jax.device_get(jax.jit(jax.vmap(single))(starts))
-    return Endings(_flat(x), *map(np.asarray, rest), np.full(len(rest[0]), -1))
+    x, fun, status, steps, cost = jax.device_get(jax.jit(jax.vmap(single))(starts))
+    nowhere = np.full(len(fun), -1)
+    return Endings(_flat(x), np.asarray(fun, float), status, steps, cost, nowhere)
 
 
 def _flat(params: Params) -> np.ndarray:
@@ -201,7 +202,7 @@ def _distinct(
     return np.asarray(minima, float).reshape(-1, n), np.asarray(depths, float)
 
 
-def _nearest(points: np.ndarray, minima: np.ndarray, radius: float) -> AnyArray:
+def _nearest(points: np.ndarray, minima: np.ndarray, radius: float) -> np.ndarray:
     """Return the number of the minimum within `radius` of each point, or -1."""
     if not len(minima):
         return np.full(len(points), -1)

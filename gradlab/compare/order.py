@@ -70,5 +70,6 @@ def convergence_order(
     pairs = pairs[kept]
     if len(pairs) < _FEWEST or np.ptp(pairs[:, 0]) == 0:
         return Order(np.nan, np.nan, pairs)
-    slope, shift = np.polyfit(*np.log(pairs).T, 1)
+    before, after = np.log(pairs).T
+    slope, shift = np.polyfit(before, after, 1)
     return Order(float(slope), float(np.exp(shift)), pairs)
