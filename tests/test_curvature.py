@@ -291,10 +291,39 @@ def test_eigenpairs_are_those_of_the_dense_matrix(which, dtype):
     assert pairs.num_products < 1.5 * N
 
 
+def test_one_variable_and_the_zero_matrix_are_matrices_too():
+    one, many = jnp.ones(1), jnp.ones(50)
+    pairs = curvature.top_eigenpairs(lambda v: -2 * v, one)
+    assert (pairs.values, pairs.errors) == (-2, 0)
+    assert curvature.condition_number(lambda v: -2 * v, one).value == 1
+    nothing = curvature.top_eigenpairs(lambda v: 0 * v, many, num_pairs=2)
+    assert jnp.all(nothing.values == 0)
+    trace = curvature.trace(lambda v: 0 * v, many, key=jax.random.key(0))
+    assert trace.lower == trace.value == trace.upper == 0
+
+
+def test_what_is_not_finite_is_not_hidden():
+    nan = lambda v: jnp.nan * v  # noqa: E731
+    x = jnp.ones(50)
+    assert jnp.isnan(curvature.top_eigenpairs(nan, x).values[0])
+    assert jnp.isnan(curvature.trace(nan, x, key=jax.random.key(0)).upper)
+    assert jnp.isnan(curvature.diagonal(nan, x).value[0])
+
+
 def test_multiple_eigenvalues_are_found_as_often_as_they_are_there():
     d = jnp.asarray([3.0, 3.0, 3.0, 2.0, 1.0] + 100 * [0.5])
     pairs = curvature.top_eigenpairs(lambda v: d * v, d, num_pairs=5)
     assert_close(pairs.values, d[:5])
+
+
+def test_a_closed_space_adds_no_eigenvalue_of_its_own():
+    d = jnp.asarray([3.0, 2.0] + 103 * [0.5])  # closed after three steps of 34
+    pairs = curvature.top_eigenpairs(lambda v: d * v, d, num_pairs=4, which="smallest")
+    assert_close(pairs.values, 0.5 * jnp.ones(4))
+    start = jnp.linspace(1.0, 2.0, 105)
+    nodes, weights = lanczos(lambda v: d * v, start, 8)
+    assert jnp.all((nodes > 0.49) & (nodes < 3.01))
+    assert_close(weights @ nodes**3, jnp.sum(start**2 * d**3) / jnp.sum(start**2))
 
 
 def test_more_pairs_than_the_space_holds_restart():
@@ -351,6 +380,11 @@ PRODUCT = lambda v: 2 * v  # noqa: E731
         ),
         (lambda x: curvature.ggn_vp(outputs, losses, PARAMS), TypeError, "return a scalar"),
         (lambda x: curvature.hessian_blocks(lambda x: x, x), TypeError, "return a scalar"),
+        (
+            lambda x: curvature.ggn_vp(lambda x: np.asarray(x), jnp.sum, x),
+            TypeError,
+            "jax.numpy",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused(call, error, match):

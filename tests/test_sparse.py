@@ -204,11 +204,21 @@ def test_wrong_patterns_are_refused():
         ),
         (lambda x: sparse.hessian(rosenbrock, x)(x[:5]), ValueError, "must be shaped as"),
         (lambda x: sparse.jacobian(lambda x: 1, x), TypeError, "floating"),
+        (lambda x: sparse.hessian(lambda x: np.sum(np.asarray(x)), x), TypeError, "jax.numpy"),
+        (lambda x: sparse.jacobian(lambda x: np.sin(np.asarray(x)), x), TypeError, "jax.numpy"),
     ],
 )
 def test_what_cannot_be_done_is_refused(call, error, match):
     with pytest.raises(error, match=match):
         call(at(20))
+
+
+def test_a_matrix_of_zeros_has_no_entries():
+    for n in (1, 200):
+        H = sparse.hessian(lambda x: 3 * jnp.sum(x), at(n))
+        assert (H.nnz, H(at(n)).todense().shape) == (0, (n, n))
+        J = sparse.jacobian(lambda x: jnp.zeros(3) * x[0], at(n))
+        assert (J.nnz, J(at(n)).todense().shape) == (0, (3, n))
 
 
 def test_a_large_dense_hessian_is_refused_and_a_small_one_computed():

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from gradlab._errors import check_choice
 from gradlab._typing import Array, Loss, Name, Params, PyTree
+from gradlab.derivatives._checks import in_callers_words
 from gradlab.derivatives._leaves import check_params, check_scalar, flatten
 from gradlab.derivatives.autodiff import flat_hessian, linearized, value_grad_hvp
 
@@ -173,7 +174,8 @@ def _model(model: Loss, x: Params) -> tuple[Any, Product, Product]:
     """Return the outputs at x, v ↦ J v and w ↦ Jᵀ w, linearised once."""
     check_params(x, "x", holomorphic=False)
     x = jax.tree.map(jnp.asarray, x)
-    linear = linearized(model, x)
+    with in_callers_words():
+        linear = linearized(model, x)
     if linear is not None:
         outputs, push = linear
         transposed = jax.linear_transpose(push, x)

@@ -11,6 +11,7 @@ import numpy as np
 
 from gradlab._errors import leaf_name
 from gradlab._typing import Array, Loss, Name, Params
+from gradlab.derivatives._checks import in_callers_words
 from gradlab.derivatives._leaves import check_params, check_scalar, flatten
 from gradlab.derivatives.autodiff import flat_product, linearized
 from gradlab.derivatives.sparse._operator import SparseDerivative
@@ -70,7 +71,8 @@ def hessian(
          [-12.  24. -12.]]
     """
     check_params(x, "x", holomorphic=False)
-    check_scalar(jax.eval_shape(f, x, *args))
+    with in_callers_words():
+        check_scalar(jax.eval_shape(f, x, *args))
 
     def products(x: Params, args: tuple[Any, ...]) -> Linear:
         flat, layout = flatten(x)
@@ -128,7 +130,8 @@ def jacobian(
          [0. 0. 3. 2.]] 2
     """
     check_params(x, "x", holomorphic=False)
-    outputs = jax.eval_shape(f, x, *args)
+    with in_callers_words():
+        outputs = jax.eval_shape(f, x, *args)
     _check_outputs(outputs)
     kinds = _kinds(f, x, args)
 
