@@ -12,3 +12,10 @@ import jax
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Nearly all the time goes to compiling small programs for the CPU, in half of it without
+# XLA's fusion emitters. XLA aborts on flags it does not know, so only versions tried get it.
+if (0, 10) <= jax.__version_info__ < (0, 12):
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_cpu_use_fusion_emitters" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
