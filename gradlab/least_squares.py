@@ -150,7 +150,7 @@ def least_squares(
     problem = Problem(
         args=(args, weights, scale),
         hyperparams=data,
-        gtol=0.0 if gtol is None else check_positive("gtol", gtol),
+        gtol=check_positive("gtol", gtol),
         ftol=check_positive("ftol", ftol),
         xtol=check_positive("xtol", xtol),
         noise=check_positive("noise", noise),

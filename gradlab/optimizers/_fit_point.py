@@ -103,6 +103,10 @@ class Point(NamedTuple):
         """Largest size that each parameter has had."""
         return self.vectors[5]
 
+    def shrunk(self, gradient: Array) -> Array:
+        """Gradient in scaled space."""
+        return gradient / jnp.where(self.scale > 0, self.scale, 1)
+
     @property
     def basis(self) -> Array:
         """Basis of the model."""
@@ -186,19 +190,18 @@ def arrive(
     box: Box | None,
     x: Array,
     residuals: Array,
-    scale: Array,
-    span: Array,
-    near: Array,
+    before: Point,
     second: Array,
+    finish: Array,
     least_noise: Array,
     *,
     finishing: bool,
 ) -> Point:
     """Evaluate the Jacobian at x and all that follows from it.
 
-    `scale` and `span` are the running maxima so far; `second` asks for the residuals' own
-    curvature, `near` for the last Newton steps, whether or not the promise is small;
-    `finishing` says whether the method has such steps.
+    `before` is the point that the step came from, `finish` whether by a last Newton step,
+    which may have finished the run; then its second derivatives will do. `second` asks for
+    the residuals' own curvature; `finishing` says whether the method has last Newton steps.
     """
     eps = jnp.finfo(residuals.dtype).eps
     plain = problem.jacobian(x)
@@ -212,7 +215,7 @@ def arrive(
         outwards = _pushed_out(box, x, gradient)
         jacobian = jnp.where(outwards[None, :], 0, jacobian)
         gradient = jnp.where(outwards, 0, gradient)
-    scale = _next_scale(scale, jacobian, x)
+    scale = _next_scale(before.scale, jacobian, x)
     unit = jnp.where(scale > 0, scale, 1)
     values, vectors, turned = _factor(jacobian / unit[None, :], r)
     keep = values > max(jacobian.shape) * eps * jnp.max(values)
@@ -221,11 +224,14 @@ def arrive(
     value = problem.value(residuals)
     moved = times(jnp.abs(x), jnp.abs(jacobian).T)
     noise = eps * (norm(residuals) + norm(moved))
-    span = jnp.maximum(span, jnp.abs(x))
+    span = jnp.maximum(before.span, jnp.abs(x))
     size = norm(unit * span)
     length = norm(inverse * turned) / jnp.where(size > 0, size, 1)
     level = jnp.maximum(NOISE * noise * (norm(residuals) + noise), least_noise)
-    near = near | (promise <= NEAR * level) if finishing else jnp.zeros((), bool)
+    near = before.near | (promise <= NEAR * level) if finishing else jnp.zeros((), bool)
+    enough = finish & (
+        norm(times(before.whitening, before.shrunk(gradient))) <= FINISHED * noise
+    )
     model = _Model(values**2, values * turned, vectors)
     numbers = [value, promise, noise, length, *_extremes(model.curvatures), least_noise, finite]
 
@@ -238,23 +244,24 @@ def arrive(
         own = jnp.where(jnp.isfinite(jnp.sum(jnp.abs(own))), own, 0)
         whitening, relative = _whiten(own, vectors, inverse)
         sharp = relative[0] > jnp.sqrt(eps)
-        exact = _exact_model(own, model)
         follow = second | ~sharp
-        chosen = jax.tree.map(lambda new, old: jnp.where(follow, new, old), exact, model)
+        chosen = jax.lax.cond(follow, lambda: _exact_model(own, model), lambda: model)
         # Where rank is lost the least curvature is nothing, whatever the others are; but a
         # bound takes rank away that nobody misses.
         whole = jnp.all(keep) | (box is not None)
         lowest = jnp.where(whole, relative[0], jnp.minimum(relative[0], 0))
         relative = jnp.stack([lowest, relative[1]])
-        extremes = jnp.where(near, relative, jnp.stack(_extremes(exact.curvatures)))
+        extremes = jnp.where(near, relative, jnp.stack(_extremes(chosen.curvatures)))
         return chosen, whitening, extremes, sharp & near, follow
 
     def without() -> tuple[_Model, Array, Array, Array, Array]:
         no = jnp.zeros((), bool)
-        return model, jnp.zeros_like(vectors), jnp.stack(_extremes(model.curvatures)), no, no
+        plain = jnp.stack(_extremes(model.curvatures))
+        known = jnp.where(enough, before.numbers[4:6], plain)
+        return model, jnp.zeros_like(vectors), known, no, no
 
     if problem.exact:
-        told = jax.lax.cond(near | second, with_curvature, without)
+        told = jax.lax.cond((near | second) & ~enough, with_curvature, without)
         model, whitening, extremes, sharp, second = told
     else:
         model, whitening, extremes, sharp, second = without()

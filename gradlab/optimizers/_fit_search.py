@@ -166,8 +166,8 @@ def _attempt(
 
     def go() -> Point:
         return arrive(
-            problem, box, new_x, residuals, point.scale, point.span, point.near, second,
-            least_noise, finishing=plan.finishing,
+            problem, box, new_x, residuals, point, second, finish, least_noise,
+            finishing=plan.finishing,
         )  # fmt: skip
 
     reached = jax.lax.cond(worth, go, lambda: point)
@@ -175,8 +175,8 @@ def _attempt(
     slopes = -jnp.sum((point.gradient + reached.gradient) * step)
     ratio = jnp.where(clear, ratio, slopes / jnp.where(promised > 0, promised, jnp.inf))
     below = value <= point.value + point.level
-    left = norm(times(point.whitening, reached.gradient / unit))
-    had = norm(times(point.whitening, point.gradient / unit))
+    left = norm(times(point.whitening, point.shrunk(reached.gradient)))
+    had = norm(times(point.whitening, point.shrunk(point.gradient)))
     halved = (left < HALF * had) & below
     taken = jnp.where(finish, halved, (ratio >= ACCEPT) & (clear | below))
     taken = taken & worth & reached.finite & moved & ~now.stale
@@ -205,10 +205,8 @@ def _decide(
     most = jnp.where(point.promise <= point.level, FEW_TRIALS, MAX_TRIALS)
     tries = jnp.where(stale | taken, 0, now.tries + 1)
     lost = ~seen.tried & ~offer.declined & ~finish
-    noise = point.noise
-    at_noise = finish & jnp.where(
-        taken, seen.left <= FINISHED * noise, seen.had <= CLOSE * noise
-    )
+    enough = finish & (seen.left <= FINISHED * reached.noise)
+    at_noise = finish & jnp.where(taken, enough, seen.had <= CLOSE * point.noise)
     nothing = (reached.promise == 0) & (stale | taken)
     given_up = ~stale & ~taken & (lost | (tries >= most) | at_noise)
     ended = taken | given_up | (stale & (nothing | ~reached.finite))
@@ -217,7 +215,7 @@ def _decide(
     finished = (taken & at_noise & _is_short(reached)) | (given_up & close & _is_short(point))
     finished = finished | nothing
     flags = [tries, False, ended, taken, finished]
-    second = seen.worth & (reached.second | reached.near)
+    second = seen.worth & (reached.second | reached.near) & ~enough
     calls = jnp.stack([seen.tried, seen.worth, offer.bends, second]).astype(jnp.int32)
     return Search(
         select(stale | taken, reached, point),

@@ -1,0 +1,125 @@
+"""How often do gradlab's least-squares methods find the minimum, how fast, beside peers?
+
+The Moré-Garbow-Hillstrom functions as residuals, in 40 sizes from 1, 10 and 100 times their
+published starts (119 in all), judged as `minimizers.py` judges; and the warm time of a solve
+on NIST's regressions beside optimistix's Levenberg-Marquardt, both compiled whole, where both
+reach six digits. `experiments/nist.py` has the digits.
+
+    python benchmarks/least_squares.py [--methods NAME ...] [--dtype float32] [--time] [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import jax
+import numpy as np
+from minimizers import QUICK, Run, _least_seconds, print_failures, print_table
+from minimizers_cases import SCALES, Answer, Case, best_values, cases, judge
+
+import gradlab as gl
+from gradlab.least_squares import least_squares
+
+__all__ = ["main", "measure", "measure_time"]
+
+METHODS = ("levenberg_marquardt",)
+# Least values known of the cases whose problem knows none, found by many solvers.
+BEST = {"chebyquad 10": 0.0047727136953730196}
+TIMED = ("misra1a", "danwood", "chwirut2", "rat42", "eckerle4", "gauss1", "thurber")
+TOLERANCE = 1e-12
+
+
+def measure(methods: Sequence[str], found: Sequence[Case]) -> list[Run]:
+    """Run every method from every start."""
+    answers: dict[tuple[str, str, float], Answer] = {}
+    for case in found:
+        for method in methods:
+            for scale, x0 in case.starts.items():
+                answers[method, case.name, scale] = _solve(method, case, x0)
+        jax.clear_caches()
+    best = best_values(list(found), answers)
+    by_name = {case.name: case for case in found}
+    for name, value in BEST.items():
+        if name in best:
+            best[name] = min(best[name], value)
+    return [
+        Run(method, name, scale, answer, judge(by_name[name], answer.x, best[name]))
+        for (method, name, scale), answer in answers.items()
+    ]
+
+
+def _solve(method: str, case: Case, x0: Any) -> Answer:
+    """Solve a case with its residuals; calls are residuals, Jacobians, bends, matrices."""
+    fit = least_squares(case.problem.residual, x0, method, args=case.problem.args, trace=None)
+    calls = (int(fit.nfev), int(fit.njev), int(fit.nhvp), int(fit.nhev))
+    status = gl.Status(int(fit.status)).name
+    return Answer(np.asarray(fit.x), bool(fit.success), status, calls)
+
+
+def measure_time(names: Sequence[str]) -> float | None:
+    """Print warm times a solve, and return the median of ours over optimistix's."""
+    try:
+        import optimistix
+    except ImportError:
+        print("optimistix is not installed: no times beside it")
+        return None
+    ratios = []
+    print(f"\n{'warm time a solve':<18}{'ours µs':>9}{'optimistix µs':>15}{'ratio':>7}")
+    for name in names:
+        problem = gl.problems.get(name)
+        ours = _least_seconds(_compiled(problem), problem.init(), 9)
+        solver = optimistix.LevenbergMarquardt(rtol=TOLERANCE, atol=TOLERANCE)
+
+        @jax.jit
+        def peer(x0: Any, problem: Any = problem, solver: Any = solver) -> Any:
+            return optimistix.least_squares(
+                lambda x, args: problem.residual(x, *args), solver, x0, args=problem.args,
+                max_steps=2000, throw=False,
+            ).value  # fmt: skip
+
+        theirs = _least_seconds(peer, problem.init(), 9)
+        ratios.append(ours / theirs)
+        print(f"{name:<18}{1e6 * ours:>9.0f}{1e6 * theirs:>15.0f}{ratios[-1]:>7.2f}")
+    median = float(np.median(ratios))
+    print(f"{'median':<18}{median:>31.2f}")
+    return median
+
+
+def _compiled(problem: Any) -> Callable[[Any], Any]:
+    """Compile a whole solve."""
+
+    @jax.jit
+    def run(x0: Any) -> Any:
+        return least_squares(problem.residual, x0, args=problem.args, trace=None).x
+
+    return run
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure and print the table, the failures and the times."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--problems", nargs="+", help="only these functions or cases")
+    parser.add_argument("--starts", nargs="+", type=float, default=SCALES, help="scales")
+    parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
+    parser.add_argument("--time", action="store_true", help="warm times only")
+    parser.add_argument("--quick", action="store_true", help="five functions only")
+    options = parser.parse_args(argv)
+    jax.config.update("jax_enable_x64", True)
+    if options.time:
+        measure_time(TIMED[:2] if options.quick else TIMED)
+        return
+    names = options.problems or (QUICK if options.quick else None)
+    runs = measure(options.methods, cases(options.dtype, options.starts, names))
+    print_table(runs, f"{options.dtype}, starts x {options.starts}")
+    print_failures(runs)
+
+
+if __name__ == "__main__":
+    main()
