@@ -1,0 +1,58 @@
+"""The experiment `nist` and the benchmark of least squares measure what they say."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gradlab as gl
+from gradlab import _cli_names
+
+ROOT = Path(__file__).parents[1]
+
+
+def load(path):
+    """Import a script from its file."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+nist = load(ROOT / "experiments" / "nist.py")
+
+
+def test_the_listing_shows_the_question():
+    assert _cli_names.experiments()["nist"].summary.endswith("?")
+
+
+def test_digits_are_those_of_the_worst_parameter():
+    certified = np.array([1.0, 2.0, -4.0])
+    assert nist.digits(certified, certified) == 11
+    assert nist.digits(certified * [1, 1, 1 + 1e-6], certified) == pytest.approx(6, abs=1e-4)
+    assert nist.digits(np.array([np.nan, 2.0, -4.0]), certified) == 0
+
+
+def test_the_default_has_ten_digits_where_scipy_is_beside_it():
+    rows = nist.measure(names=("misra1a",), chosen=("levenberg_marquardt", "scipy trf"))
+    ours, theirs = nist.table(rows).rows
+    assert ours["10"] == ours["starts"] == 2
+    assert ours["false"] == 0
+    assert theirs["6"] == 2
+    assert ours["residuals"] > 0
+    assert "levenberg_marquardt: 2" in nist.answer(rows)
+    figure = nist.draw(rows)["nist"]
+    assert len(figure.axes) == 2
+
+
+@pytest.mark.slow
+def test_the_residual_form_finds_known_minima(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    benchmark = load(ROOT / "benchmarks" / "least_squares.py")
+    from minimizers_cases import cases
+
+    runs = benchmark.measure(("levenberg_marquardt",), cases(names=("rosenbrock", "beale")))
+    assert sum(run.worth.is_global for run in runs) >= 4
+    assert not any(run.is_false for run in runs)
+    assert gl.Status[runs[0].answer.status] <= gl.Status.NOISE_FLOOR
