@@ -41,7 +41,7 @@ class TestOrder:
         assert found.constant == pytest.approx(constant, rel=1e-6)
 
     def test_steps_outside_the_range_are_left_out(self):
-        errors = [5.0, 0.1, 0.01, 0.001, 1e-20, 0.0, np.nan]
+        errors = [5.0, 0.1, 0.01, 0.001, 1e-20, 0.5, 0.0, np.nan]
         found = convergence_order([errors], floor=1e-10, within=1.0)
         assert found.pairs.tolist() == [[0.1, 0.01], [0.01, 0.001]]
         assert np.isnan(found.order)  # two steps are too few

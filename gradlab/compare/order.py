@@ -40,7 +40,7 @@ def convergence_order(
     Args:
         errors: One sequence $e_0, e_1, \dots$ a run: distances to the minimiser, gradient
             norms, or roots of the loss above its minimum.
-        floor: Error below which rounding decides: steps that end there are left out.
+        floor: Error below which rounding decides: steps that start or end there are left out.
         within: Largest error a step may start from.
 
     Returns:
@@ -66,7 +66,7 @@ def convergence_order(
         [np.column_stack([run[:-1], run[1:]]) for run in every] or [np.empty((0, 2))]
     )
     kept = np.all(np.isfinite(pairs) & (pairs > 0), axis=1)
-    kept &= (pairs[:, 0] <= within) & (pairs[:, 1] >= floor)
+    kept &= (pairs[:, 0] <= within) & (pairs.min(axis=1) >= floor)
     pairs = pairs[kept]
     if len(pairs) < _FEWEST or np.ptp(pairs[:, 0]) == 0:
         return Order(np.nan, np.nan, pairs)

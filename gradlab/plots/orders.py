@@ -74,12 +74,13 @@ def _draw_guides(ax: Axes) -> None:
         start = max(left, right * (bottom / right) ** (1 / slope))
         x = np.asarray([start, right])
         ax.plot(x, right * (x / right) ** slope, color=QUIET, linewidth=0.8, zorder=1)
-        # Two thirds of the way down no dots are left of the line that names it.
-        x_name = start ** (2 / 3) * right ** (1 / 3)
+        # No dots lie left of slope 1, and few right of the lower end of slope 2.
+        share = 1 / 3 if slope == 1 else 0.1
+        x_name = start ** (1 - share) * right**share
         ax.annotate(
             f"slope {slope}",
             (x_name, right * (x_name / right) ** slope),
-            xytext=(-6, 6) if slope == 1 else (6, -6),
+            xytext=(-6, 6) if slope == 1 else (5, -2),
             textcoords="offset points",
             ha="right" if slope == 1 else "left",
             va="bottom" if slope == 1 else "top",
