@@ -1,5 +1,7 @@
 """Curvature: products against dense matrices, estimates against truth, intervals that hold."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -185,54 +187,73 @@ def coverage(found, truth):
     return float(jnp.mean((found.lower <= truth) & (truth <= found.upper)))
 
 
+@functools.cache
+def traces(method, num_products):
+    """Compile many draws of the trace of a diagonal matrix."""
+
+    def draw(d, key):
+        return curvature.trace(
+            lambda v: d * v, d, key=key, method=method, num_products=num_products
+        )
+
+    return jax.jit(jax.vmap(draw, (None, 0)))
+
+
 @pytest.mark.parametrize("num_products", [15, 30])
 @pytest.mark.parametrize("method", ["hutch++", "hutchinson"])
 @pytest.mark.parametrize("name", SPECTRA)
 def test_interval_of_the_trace_holds_in_95_percent_of_the_draws(name, method, num_products):
     # Random directions make every basis alike, so that A may be diagonal.
     d = jnp.asarray(SPECTRA[name])
-
-    def draw(key):
-        return curvature.trace(
-            lambda v: d * v, d, key=key, method=method, num_products=num_products
-        )
-
-    found = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(1), DRAWS))
+    found = traces(method, num_products)(d, jax.random.split(jax.random.key(1), DRAWS))
     assert 0.92 <= coverage(found, jnp.sum(d)) <= 0.98
     mean = jnp.mean(found.value)
     assert abs(mean - jnp.sum(d)) < 4 * jnp.std(found.value) / DRAWS**0.5  # no bias
+
+
+@functools.cache
+def diagonals(method):
+    """Compile many draws of the diagonal of a matrix."""
+
+    def draw(A, key):
+        return curvature.diagonal(lambda v: A @ v, A[0], key=key, method=method)
+
+    return jax.jit(jax.vmap(draw, (None, 0)))
 
 
 @pytest.mark.parametrize("method", ["diag++", "hutchinson"])
 @pytest.mark.parametrize("name", SPECTRA)
 def test_interval_of_the_diagonal_holds_in_95_percent_of_the_draws(name, method):
     A = matrix(name)
-
-    def draw(key):
-        return curvature.diagonal(lambda v: A @ v, A[0], key=key, method=method)
-
-    found = jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(2), 60))
+    found = diagonals(method)(A, jax.random.split(jax.random.key(2), 60))
     assert 0.92 <= coverage(found, jnp.diag(A)[None]) <= 0.98
     bias = jnp.mean(found.value, axis=0) - jnp.diag(A)
     assert jnp.all(jnp.abs(bias) < 6 * jnp.std(found.value, axis=0) / 60**0.5)
 
 
-@pytest.mark.parametrize("name", SPECTRA)
-def test_interval_of_the_density_holds_in_95_percent_of_the_draws(name):
-    eigenvalues = jnp.sort(jnp.tile(jnp.asarray(SPECTRA[name]), 4))
-    n = eigenvalues.size
+@jax.jit
+def densities(eigenvalues, keys):
+    """Count where the interval of the density holds, and where there is any."""
 
     def draw(key):
-        s = curvature.spectrum(lambda v: eigenvalues * v, eigenvalues, key=key, num_points=60)
+        s = curvature.spectrum(
+            lambda v: eigenvalues * v, eigenvalues, key=key, num_points=60, num_steps=25
+        )
         away = (s.grid[:, None] - eigenvalues[None]) / s.width
-        true = jnp.sum(jax.scipy.stats.norm.pdf(away), axis=1) / (n * s.width)
+        pdf = jax.scipy.stats.norm.pdf(away)
+        true = jnp.sum(pdf, axis=1) / (eigenvalues.size * s.width)
         held = (s.lower <= true) & (true <= s.upper)
         there = true > 1e-3 * jnp.max(true)  # elsewhere there is next to nothing
         return jnp.sum(held & there), jnp.sum(there), jnp.trapezoid(s.density, s.grid)
 
-    held, there, integral = jax.jit(lambda keys: jax.lax.map(draw, keys))(
-        jax.random.split(jax.random.key(3), 40)
-    )
+    return jax.lax.map(draw, keys)
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_interval_of_the_density_holds_in_95_percent_of_the_draws(name):
+    eigenvalues = jnp.sort(jnp.tile(jnp.asarray(SPECTRA[name]), 4))
+    keys = jax.random.split(jax.random.key(3), 40)
+    held, there, integral = densities(eigenvalues, keys)
     assert 0.92 <= jnp.sum(held) / jnp.sum(there) <= 0.98
     assert jnp.all(jnp.abs(integral - 1) < 0.02)
 
@@ -272,8 +293,15 @@ def test_interval_of_skewed_samples_reaches_further_up():
     assert interval(jnp.ones(5)) == (1, 1, 1)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-@pytest.mark.parametrize("which", ["magnitude", "largest", "smallest"])
+@pytest.mark.parametrize(
+    ("which", "dtype"),
+    [
+        ("magnitude", jnp.float32),
+        ("magnitude", jnp.float64),
+        ("largest", jnp.float64),
+        ("smallest", jnp.float64),
+    ],
+)
 def test_eigenpairs_are_those_of_the_dense_matrix(which, dtype):
     A = matrix("network", dtype)
     pairs = curvature.top_eigenpairs(lambda v: A @ v, A[0], num_pairs=3, which=which)
@@ -333,12 +361,18 @@ def test_more_pairs_than_the_space_holds_restart():
     assert np.all(abs(pairs.values - d[::-1][:4]) <= pairs.errors + 1e-13)
 
 
+@jax.jit
+def condition(d):
+    """Compute the condition number of a diagonal matrix."""
+    return curvature.condition_number(lambda v: d * v, d)
+
+
 @pytest.mark.parametrize("sign", ["definite", "indefinite", "negative"])
 @pytest.mark.parametrize("n", [40, 1100])
 def test_condition_number_is_that_of_the_eigenvalues(n, sign):
     d = jnp.linspace(1.0, 50.0, n)
     d = {"definite": d, "negative": -d, "indefinite": d * (-1.0) ** jnp.arange(n)}[sign]
-    found = jax.jit(lambda d: curvature.condition_number(lambda v: d * v, d))(d)
+    found = condition(d)
     assert found.lower <= 50 <= found.upper * (1 + 1e-12)
     assert found.value == pytest.approx(50, rel=1e-2)
     assert found.upper < 52
