@@ -17,7 +17,7 @@ from gradlab.compare import (
     grid,
     multistart,
 )
-from gradlab.compare.multistart import _distinct, _nearest
+from gradlab.compare.starts import _distinct, _nearest
 from gradlab.plots import plot_basins, plot_convergence_order, plot_data_profile
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gradlab._errors import check_choice
-from gradlab.compare.multistart import Multistart
+from gradlab.compare.starts import Multistart
 from gradlab.plots._style import INK, PALETTE, Axes, axes_for, figure_of, title
 
 __all__ = ["plot_basins"]
