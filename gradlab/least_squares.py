@@ -24,7 +24,9 @@ from gradlab._checks import (
 from gradlab._errors import accepts_only_its_keywords, check_choice
 from gradlab._outcome import outcome
 from gradlab._stopping import Numbers, Problem
+from gradlab._tree import num_params, working_dtype
 from gradlab._typing import Array, Count, GradientOperator, Name, Number, Params
+from gradlab.derivatives._memory import _memory
 from gradlab.fit import Fit
 from gradlab.minimize import (
     DEFAULT_STEPS,
@@ -141,6 +143,7 @@ def least_squares(
     scale = check_positive("loss_scale", loss_scale, zero=False)
     x0 = check_params(x0)
     m = _count_residuals(residual, x0, args)
+    _check_room(m, x0)
     weights = _check_weights(weights, residual, x0, args, m)
     bounds = _check_bounds(bounds, x0)
     if bounds is not None:
@@ -270,6 +273,19 @@ def _count_residuals(residual: Callable[..., Any], x0: Params, args: Any) -> int
     if len(_checked) > driver.CACHE_SIZE:
         _checked.popitem(last=False)
     return size
+
+
+def _check_room(m: int, x0: Params) -> None:
+    """Raise where the Jacobian and the factors do not fit into memory."""
+    n, memory = num_params(x0), _memory(1)[0]
+    # Jacobian, the one tried and its scaled copy; basis, whitening and Hessian likewise.
+    needed = (3 * m * n + 6 * n * n) * working_dtype(x0).itemsize
+    if needed > memory:
+        raise ValueError(
+            f"The Jacobian of {m} residuals by {n} parameters and its factors take "
+            f"{needed / 1e9:.3g} GB, but there are {memory / 1e9:.3g} GB. Minimise the sum of "
+            "squares with gradlab.minimize and method='newton_cg', which needs none."
+        )
 
 
 def _check_weights(weights: Any, residual: Any, x0: Params, args: Any, m: int) -> Any:

@@ -12,6 +12,7 @@ from support import assert_close
 import gradlab as gl
 from gradlab.fit import student_quantile
 from gradlab.least_squares import least_squares
+from gradlab.optimizers._residuals import Residuals
 from gradlab.optimizers.least_squares import levenberg_marquardt
 from gradlab.result import Status
 
@@ -243,6 +244,28 @@ def test_counters_equal_the_calls_really_made():
     assert len(CALLS) == fit.nfev + fit.njev - 1 + fit.nhvp + fit.nhev
 
 
+def test_second_derivatives_of_the_residuals_are_exact():
+    t, y = data()
+    at = Residuals(decay, jnp.asarray(TRUE), (t, y), None, "linear", None, None)
+    x, v, w = jnp.asarray(TRUE), jnp.array([0.3, -0.2, 0.7]), jnp.cos(t)
+    decayed = jnp.exp(-x[1] * t)
+    bend = -2 * v[0] * v[1] * t * decayed + v[1] ** 2 * x[0] * t**2 * decayed
+    assert_close(at.bend(x, v), bend)
+    mixed, pure = -jnp.sum(w * t * decayed), x[0] * jnp.sum(w * t**2 * decayed)
+    expected = jnp.array([[0.0, mixed, 0.0], [mixed, pure, 0.0], [0.0, 0.0, 0.0]])
+    assert_close(at.curvature(x, w), expected)
+
+
+def test_large_residuals_are_met_with_second_derivatives():
+    """Gauss-Newton steps alone take some hundreds on Brown and Dennis' function."""
+    problem = gl.problems.get("brown_dennis")
+    fit = least_squares(problem.residual, problem.init(), args=problem.args)
+    assert fit.success
+    assert_close(fit.fun, 85822.20162635627)
+    assert fit.nit < 40
+    assert fit.nhev > 3
+
+
 # --- robust losses, weights, bounds -------------------------------------------------------
 
 
@@ -346,6 +369,11 @@ def test_a_nan_row_is_named():
 def test_a_saddle_is_no_answer():
     fit = least_squares(lambda x: jnp.array([x[0] ** 2 - 1.0, x[1]]), jnp.zeros(2))
     assert not fit.success
+
+
+def test_a_jacobian_beyond_memory_is_refused_before_it_is_made():
+    with pytest.raises(ValueError, match="newton_cg"):
+        least_squares(lambda x: jnp.broadcast_to(x[0], (10**11,)), jnp.ones(100))
 
 
 @pytest.mark.parametrize(
