@@ -12,8 +12,9 @@ from support import assert_close
 import gradlab as gl
 from gradlab.fit import student_quantile
 from gradlab.least_squares import least_squares
-from gradlab.optimizers._residuals import Residuals
+from gradlab.optimizers._residuals import Residuals, sum_of_losses
 from gradlab.optimizers.least_squares import levenberg_marquardt
+from gradlab.optimizers.robust import corrected, robust_loss
 from gradlab.result import Status
 
 METHODS = ("levenberg_marquardt", "gauss_newton", "dogleg", "newton")
@@ -291,6 +292,21 @@ def test_robust_losses_agree_with_scipy(loss):
     assert fit.success
     assert fit.fun <= 2 * expected.cost * (1 + 1e-9)
     np.testing.assert_allclose(fit.x, expected.x, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["huber", "soft_l1", "cauchy", "arctan"])
+def test_triggs_correction_has_gradient_and_hessian_of_the_loss(loss):
+    A = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)))
+    x, c = jnp.array([0.3, -1.0, 2.0]), 0.7
+
+    def value(x):
+        return sum_of_losses(A @ x - 0.2, robust_loss(loss, c))
+
+    r = A @ x - 0.2
+    to_r, to_j, _, raised = corrected(r, robust_loss(loss, c)(r))
+    J = to_j[:, None] * A
+    assert_close(2 * J.T @ (to_r * r), jax.grad(value)(x))
+    assert_close(2 * (J.T @ J + A.T @ (raised[:, None] * A)), jax.hessian(value)(x))
 
 
 def test_weights_act_as_repeated_observations():
