@@ -331,6 +331,7 @@ def test_bounds_hold_and_agree_with_scipy():
     assert np.all(seen <= np.asarray(box[1]))
     assert fit.success
     np.testing.assert_allclose(fit.x, expected.x, rtol=1e-6, atol=1e-7)
+    assert fit.grad[0] == fit.grad[2] == 0
     assert fit.fun <= 2 * expected.cost * (1 + 1e-9)
 
 
