@@ -178,8 +178,8 @@ def answer(rows: Sequence[dict[str, Any]]) -> str:
     best = max(entries, key=lambda entry: (entry["10"], entry["mean"]))
     default = next(entry for entry in entries if entry["solver"] == OURS[0])
     return (
-        f"{best['solver']} reaches ten digits from {best['10']} of {best['starts']} starts. The "
-        f"default, {OURS[0]}: {default['10']}, {default['mean']:.2f} digits in the mean, "
+        f"{best['solver']} reaches ten digits from {best['10']} of {best['starts']} starts. "
+        f"The default, {OURS[0]}: {default['10']}, {default['mean']:.2f} digits in the mean, "
         f"{default['false']} false claims, {default['residuals']} residuals and "
         f"{default['jacobians']} Jacobians in all."
     )
@@ -200,7 +200,8 @@ def draw(rows: Sequence[dict[str, Any]]) -> Mapping[str, Any]:
         where = names.index(row["solver"]), cases.index((row["problem"], row["start"]))
         grid[where] = row["digits"]
     figure, ax = plt.subplots(
-        figsize=(2.5 + 0.24 * len(cases), 1.8 + 0.3 * len(names)), layout="constrained"
+        figsize=(max(6.0, 3.0 + 0.24 * len(cases)), 2.6 + 0.3 * len(names)),
+        layout="constrained",
     )
     image = ax.imshow(grid, vmin=0, vmax=CERTIFIED, cmap="viridis", aspect="auto")
     ax.set_yticks(range(len(names)), names)
