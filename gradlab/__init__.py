@@ -21,6 +21,7 @@ _HOMES = {
     "Comparison": "gradlab.compare",
     "DerivativeStatus": "gradlab.derivatives.adaptive",
     "Estimate": "gradlab.derivatives.adaptive",
+    "Fit": "gradlab.fit",
     "Kind": "gradlab.certificate",
     "Method": "gradlab.optimizers",
     "NoiseEstimate": "gradlab.derivatives.noise",
@@ -31,27 +32,38 @@ _HOMES = {
     "Status": "gradlab.result",
     "Trace": "gradlab.trace",
     "assert_derivatives": "gradlab.derivatives.check",
+    "barzilai_borwein": "gradlab.optimizers",
     "bfgs": "gradlab.optimizers",
     "certify": "gradlab._certify",
     "certify_digits": "gradlab.derivatives.digits",
     "check_derivatives": "gradlab.derivatives.check",
     "compare": "gradlab.compare",
+    "convergence_order": "gradlab.compare",
     "cubic_newton": "gradlab.optimizers",
     "damped_newton": "gradlab.optimizers",
+    "dogleg": "gradlab.optimizers.least_squares",
     "estimate_noise": "gradlab.derivatives.noise",
+    "gauss_newton": "gradlab.optimizers.least_squares",
     "hessian": "gradlab.derivatives.autodiff",
     "hvp": "gradlab.derivatives.autodiff",
     "laplacian": "gradlab.derivatives.laplacian",
     "lbfgs": "gradlab.optimizers",
+    "least_squares": "gradlab.least_squares",
+    "levenberg_marquardt": "gradlab.optimizers.least_squares",
     "make": "gradlab.optimizers",
     "methods": "gradlab.optimizers",
     "minimize": "gradlab.minimize",
     "mixed_partial": "gradlab.derivatives.taylor",
+    "multistart": "gradlab.compare",
     "newton": "gradlab.optimizers",
     "newton_cg": "gradlab.optimizers",
+    "nonlinear_cg": "gradlab.optimizers",
     "nth_derivative": "gradlab.derivatives.taylor",
+    "plot_basins": "gradlab.plots",
     "plot_check": "gradlab.plots",
     "plot_convergence": "gradlab.plots",
+    "plot_convergence_order": "gradlab.plots",
+    "plot_data_profile": "gradlab.plots",
     "plot_error_ranges": "gradlab.plots",
     "plot_errors": "gradlab.plots",
     "plot_learning_rates": "gradlab.plots",
@@ -64,6 +76,9 @@ _HOMES = {
     "regularized_newton": "gradlab.optimizers",
     "saddle_free_newton": "gradlab.optimizers",
     "save_figure": "gradlab.plots",
+    "scale_by_ggn": "gradlab.optimizers",
+    "scale_by_newton": "gradlab.optimizers",
+    "scale_by_newton_cg": "gradlab.optimizers",
     "taylor": "gradlab.derivatives.taylor",
     "value_grad_hvp": "gradlab.derivatives.autodiff",
     "with_derivative": "gradlab.derivatives.with_derivative",
@@ -73,16 +88,18 @@ _HOMES = {
 _MODULES = {
     "adaptive": "gradlab.derivatives.adaptive",
     "backprop": "gradlab.derivatives.backprop",
+    "curvature": "gradlab.derivatives.curvature",
     "finite": "gradlab.derivatives.finite",
     "optimizers": "gradlab.optimizers",
     "plots": "gradlab.plots",
     "problems": "gradlab.problems",
+    "sparse": "gradlab.derivatives.sparse",
 }
 
 __all__ = sorted([*_HOMES, *_MODULES])
 
 # Functions that share their name with the module they live in.
-_FUNCTIONS = ("minimize", "compare")
+_FUNCTIONS = ("minimize", "compare", "least_squares")
 
 
 def __getattr__(name: str) -> Any:
@@ -117,8 +134,8 @@ if TYPE_CHECKING:
     from gradlab import optimizers, plots, problems
     from gradlab._certify import certify
     from gradlab.certificate import Certificate, Kind
-    from gradlab.compare import Comparison, compare
-    from gradlab.derivatives import adaptive, backprop, finite
+    from gradlab.compare import Comparison, compare, convergence_order, multistart
+    from gradlab.derivatives import adaptive, backprop, curvature, finite, sparse
     from gradlab.derivatives.adaptive import DerivativeStatus, Estimate
     from gradlab.derivatives.autodiff import hessian, hvp, value_grad_hvp
     from gradlab.derivatives.check import CheckReport, assert_derivatives, check_derivatives
@@ -127,9 +144,12 @@ if TYPE_CHECKING:
     from gradlab.derivatives.noise import NoiseEstimate, NoiseStatus, estimate_noise
     from gradlab.derivatives.taylor import mixed_partial, nth_derivative, taylor
     from gradlab.derivatives.with_derivative import with_derivative
+    from gradlab.fit import Fit
+    from gradlab.least_squares import least_squares
     from gradlab.minimize import Progress, minimize
     from gradlab.optimizers import (
         Method,
+        barzilai_borwein,
         bfgs,
         cubic_newton,
         damped_newton,
@@ -138,13 +158,21 @@ if TYPE_CHECKING:
         methods,
         newton,
         newton_cg,
+        nonlinear_cg,
         pure_newton,
         regularized_newton,
         saddle_free_newton,
+        scale_by_ggn,
+        scale_by_newton,
+        scale_by_newton_cg,
     )
+    from gradlab.optimizers.least_squares import dogleg, gauss_newton, levenberg_marquardt
     from gradlab.plots import (
+        plot_basins,
         plot_check,
         plot_convergence,
+        plot_convergence_order,
+        plot_data_profile,
         plot_error_ranges,
         plot_errors,
         plot_learning_rates,

@@ -15,7 +15,7 @@ from gradlab._stopping import Counts, Numbers, Problem
 from gradlab._tree import norm, num_params, select
 from gradlab._typing import Params
 from gradlab.certificate import Certificate, Kind
-from gradlab.optimizers._protocol import last_link
+from gradlab.optimizers._protocol import last_link, looks_at_rest
 from gradlab.optimizers._trust_region import NOISY, TrustRegionState
 from gradlab.optimizers.least_squares import LeastSquaresState
 from gradlab.result import Result, Status
@@ -42,7 +42,7 @@ def outcome(
         small = jax.device_get((carry.numbers, carry.counts))
         carry = carry._replace(numbers=small[0], counts=small[1])
     numbers = Numbers.of(carry.numbers)
-    status, certificate, looked = _examined(program, problem, carry, from_python)
+    status, certificate = _examined(program, problem, carry, from_python)
     success = status <= Status.NOISE_FLOOR
     choose = _choose if from_python else select
     x = choose(success, carry.params, carry.best_params)
@@ -55,7 +55,7 @@ def outcome(
     if program.has_aux:
         aux = _function(program, "aux", from_python)(problem.args, x)
     once = np.array([1, 1, 0, 0], np.int32)
-    afterwards = once * (1 - at_last) + np.array([program.has_aux, 0, 0, 0], np.int32) + looked
+    afterwards = once * (1 - at_last) + np.array([program.has_aux, 0, 0, 0], np.int32)
     totals = (counts.calls + afterwards) @ translation
     return Result(
         x=unpack(x),
@@ -101,19 +101,25 @@ def _gradient(
 
 def _examined(
     program: engine.Program, problem: Problem, carry: engine.Carry, from_python: bool
-) -> tuple[Any, Certificate, Any]:
-    """Examine an answer before calling it a success: status, certificate, evaluations.
+) -> tuple[Any, Certificate]:
+    """Examine an answer before calling it a success: status and certificate.
 
     A method that knows the Hessian vouches for its answers by itself, unless the least
-    curvature is lost beside the largest, or the run has not moved at all.
+    curvature is lost beside the largest, or the run has not moved at all. Where a run is
+    stuck the look tells a minimum or a saddle from a dead end.
     """
     numbers, own = Numbers.of(carry.numbers), last_link(carry.state)
     told = _told_by_method(carry, numbers, own)
+    stuck = carry.status == Status.STUCK
     doubtful = carry.status <= Status.NOISE_FLOOR
     if _vouches(own):
-        weak = own.curvature <= NOISY * np.finfo(own.stiffness.dtype).eps * own.stiffness
+        eps = np.finfo(own.stiffness.dtype).eps
+        # Conjugate gradients do not resolve a curvature below half the digits.
+        resolved = eps**0.5 if looks_at_rest(own) else NOISY * eps
+        weak = own.curvature <= resolved * own.stiffness
         still = (carry.step == 0) & (numbers.grad_norm == 0)
         doubtful = doubtful & (weak | still)
+    doubtful = doubtful | stuck
     examine = _function(program, "examine", from_python)
 
     def look() -> Certificate:
@@ -130,15 +136,20 @@ def _examined(
     refused = (kind == Kind.SADDLE) | (kind == Kind.MAXIMUM)
     where: Any = np.where if from_python else jnp.where
     status = where(refused, Status.STATIONARY_NOT_MINIMUM, carry.status)
-    promising = (kind == Kind.NOT_STATIONARY) & (carry.status == Status.NOISE_FLOOR)
+    at_floor = carry.status == Status.NOISE_FLOOR
+    promising = ((kind == Kind.NOT_STATIONARY) | (kind == Kind.SLOPE)) & at_floor
+    if problem.gtol is None:  # what was not asked for must hold by itself
+        by_gradient = carry.status == Status.CONVERGED_GRADIENT
+        promising = promising | ((kind == Kind.SLOPE) & by_gradient)
     status = where(promising, Status.STUCK, status)
+    # Where no step helps any more although the point is a minimum to within its noise.
+    ended = (kind == Kind.MINIMUM) | (kind == Kind.AT_NOISE)
+    ended = ended & (certificate.decrement <= NOISY * certificate.noise)
+    status = where(stuck & ended, Status.NOISE_FLOOR, status)
     # A run that ends where the loss is flat has come down to it.
     status = where((kind == Kind.FLAT) & (carry.step == 0), Status.FLAT, status)
     status = where(kind == Kind.UNBOUNDED, Status.UNBOUNDED, status)
-    once = doubtful * np.array([0, 1, 0, 0], np.int32)
-    calls = [certificate.nfev, 0 * certificate.nfev, certificate.nhvp, 0 * certificate.nhvp]
-    stack: Any = np.stack if from_python else jnp.stack
-    return status.astype(np.int32), certificate, once + stack(calls)
+    return status.astype(np.int32), certificate
 
 
 def _vouches(own: Any) -> bool:

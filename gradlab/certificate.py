@@ -25,6 +25,7 @@ class Kind(enum.IntEnum):
     NOT_STATIONARY = 6
     NOT_FINITE = 7
     NOT_EXAMINED = 8
+    SLOPE = 9
 
 
 _MEANINGS = {
@@ -39,6 +40,7 @@ _MEANINGS = {
     Kind.NOT_STATIONARY: "not stationary: the model still promises a decrease",
     Kind.NOT_FINITE: "the loss or its gradient is not finite",
     Kind.NOT_EXAMINED: "not examined",
+    Kind.SLOPE: "not stationary: along some variables the loss falls in a straight line",
 }
 
 

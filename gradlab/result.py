@@ -80,7 +80,8 @@ class Result(NamedTuple):
         nhvp: Hessian-vector products evaluated.
         trace: The `Trace`, or None.
         state: The optimizer's final state; pass it as `state=` to go on.
-        certificate: A `Certificate`: what kind of point a success is; None if nobody looked.
+        certificate: A `Certificate`: what kind of point a success is, and the evaluations
+            that finding out took, which are counted nowhere else; None if nobody looked.
     """
 
     x: Params
@@ -120,11 +121,15 @@ class Result(NamedTuple):
         """Say how the run ended; a batch says how its runs did."""
         if np.ndim(self.status) or isinstance(self.status, jax.core.Tracer):
             return f"Result(batch of shape {np.shape(self.status)})"
+        seen, beside = self.certificate, ""
+        if seen is not None and int(seen.nfev):
+            beside = f"; {seen.nfev} f, {seen.nhvp} Hv to certify it"
         return (
             f"Result({self.message}\n"
             f"  fun={float(self.fun):.6g}, |grad|={_largest(self.grad):.3g}, steps={self.nit}, "
             f"cost={float(self.cost):.6g} gradients\n"
-            f"  evaluations: {self.nfev} f, {self.ngev} g, {self.nhvp} Hv, {self.nhev} H)"
+            f"  evaluations: {self.nfev} f, {self.ngev} g, {self.nhvp} Hv, "
+            f"{self.nhev} H{beside})"
         )
 
 

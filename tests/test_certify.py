@@ -35,9 +35,9 @@ CASES = {
     "inflection": (lambda x: x[0] ** 3 + (x[1] - 1) ** 2, [0.0, 1.0], Kind.SADDLE),
     "maximum": (lambda x: -jnp.sum(x**2), [0.0, 0.0], Kind.MAXIMUM),
     "top of a cosine": (lambda x: jnp.sum(jnp.cos(x)), [0.0, 0.0], Kind.MAXIMUM),
-    "slope": (lambda x: jnp.sum(x**2), [1.0, 2.0], Kind.NOT_STATIONARY),
-    "straight slope": (jnp.sum, [1.0, 2.0], Kind.NOT_STATIONARY),
-    "in a valley": (rosenbrock, [0.5, 0.25], Kind.NOT_STATIONARY),
+    "slope": (lambda x: jnp.sum(x**2), [1.0, 2.0], Kind.SLOPE),
+    "straight slope": (jnp.sum, [1.0, 2.0], Kind.SLOPE),
+    "in a valley": (rosenbrock, [0.5, 0.25], Kind.SLOPE),
     "end of a valley": (rosenbrock, [1.0, 1.0], Kind.MINIMUM),
     "fourth order": (lambda x: jnp.sum((x - 1) ** 4), [1.0, 1.0], Kind.MINIMUM),
     "line of minima": (singular, [1.0, 1.0], Kind.MINIMUM),
@@ -139,9 +139,9 @@ def test_a_batch_of_points_is_one_program():
     assert list(map(Kind, batch.kind.tolist())) == [
         Kind.SADDLE,
         Kind.MINIMUM,
-        Kind.NOT_STATIONARY,
+        Kind.SLOPE,
     ]
-    assert [m.split(":")[0] for m in batch.message] == ["SADDLE", "MINIMUM", "NOT_STATIONARY"]
+    assert [m.split(":")[0] for m in batch.message] == ["SADDLE", "MINIMUM", "SLOPE"]
     assert "batch of shape (3,)" in repr(batch)
 
 

@@ -50,7 +50,8 @@ def num_equations(f, *args):
 
 def test_outputs_nobody_wants_come_back_as_empty_lists():
     program = jax.make_jaxpr(lambda x: (jnp.sin(x) * 2.0, x * x))(1.5)
-    unused, square = interpret(program, [list(jnp.array([1.5, 1.0]))], series_carry(2), wanted=[False, True])
+    line = list(jnp.array([1.5, 1.0]))
+    unused, square = interpret(program, [line], series_carry(2), wanted=[False, True])
     assert unused == []
     assert [float(c) for c in square] == [2.25, 3.0, 1.0]
 

@@ -220,7 +220,7 @@ def _contradicted(
         return xp.zeros_like(choice.value[:, 0]), 0 * top
     slope = scaled(choice.value[:, 0], -top, xp)
     gap, level = _scan.contradiction(found.parts, found.exponents, top, OCTAVES, slope, eps, xp)
-    return 0 * gap, level
+    return xp.where(side == 0, gap, 0), level
 
 
 def ladder_points(plan: Plan, x: Any, found: Found, xp: Any) -> Any:

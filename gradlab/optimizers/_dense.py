@@ -38,7 +38,8 @@ class Spectrum(NamedTuple):
         grad: Gradient in this basis.
         followed: Eigenvalues as a step takes them, see `_without_flat`.
         natural: Length of a step with the units of x, where no region is known yet.
-        rounding: What rounding the point changes in each gradient entry, eps·|H||x|.
+        rounding: From |x| to what rounding the point changes in each gradient entry,
+            eps·|H||x|.
     """
 
     eigenvalues: Array
@@ -46,7 +47,7 @@ class Spectrum(NamedTuple):
     grad: Array
     followed: Array
     natural: Array
-    rounding: Array
+    rounding: Callable[[Array], Array]
 
 
 class Offered(NamedTuple):
@@ -150,8 +151,8 @@ def _decompose(
     followed, g = _without_flat(eigenvalues, rotated)
     natural = _natural_length(followed, g, x)
     eps = max(eps_of(leaf.dtype) for leaf in jax.tree.leaves(params))
-    rounding = eps * (jnp.abs(hessian) @ jnp.abs(x))
-    return Spectrum(eigenvalues, vectors, g, followed, natural, rounding)
+    sizes = eps * jnp.abs(hessian)
+    return Spectrum(eigenvalues, vectors, g, followed, natural, lambda size: sizes @ size)
 
 
 def _model(spectrum: Spectrum, size: Array) -> tr.Model:
@@ -180,7 +181,8 @@ def _what_remains(spectrum: Spectrum, params: Params, grad: Params) -> tr.Remain
     x, g = (ravel_pytree(tree)[0].astype(w.dtype) for tree in (params, grad))
     rotated = jnp.matmul(g, spectrum.eigenvectors, precision=jax.lax.Precision.HIGHEST)
     curved = w > rounding_of(w)
-    floor = tr.FLOOR * (spectrum.rounding @ jnp.abs(spectrum.eigenvectors))
+    rounding = spectrum.rounding(jnp.abs(x))
+    floor = tr.FLOOR * (rounding @ jnp.abs(spectrum.eigenvectors))
     loud = ~curved & (jnp.abs(rotated) > floor)
     step = jnp.where(curved, rotated / jnp.where(curved, w, 1), 0)
     point = jnp.maximum(jnp.max(jnp.abs(x)), spectrum.natural)
@@ -189,7 +191,7 @@ def _what_remains(spectrum: Spectrum, params: Params, grad: Params) -> tr.Remain
     decrement = jnp.where(negative, jnp.inf, jnp.sum(promised))
     length = jnp.sqrt(jnp.sum(step**2))
     length = jnp.where(negative | jnp.any(loud), jnp.inf, length)
-    loudness = jnp.max(jnp.where(g == 0, 0, jnp.abs(g) / spectrum.rounding))
+    loudness = jnp.max(jnp.where(g == 0, 0, jnp.abs(g) / rounding))
     return tr.Remains(decrement, length, loudness)
 
 
@@ -262,7 +264,8 @@ def _force(loss: Callable[[Array], Array], x: Array, grad: Params, spectrum: Spe
         step = jnp.matmul(spectrum.eigenvectors, p, precision=highest)
         there, back = gradients(jnp.stack([x + step, x - step]))
         second = (there - g) + (back - g)
-        second = jnp.where(jnp.abs(second) > tr.FLOOR * spectrum.rounding, second, 0)
+        floor = tr.FLOOR * spectrum.rounding(jnp.abs(x) + jnp.abs(step))
+        second = jnp.where(jnp.abs(second) > floor, second, 0)
         return jnp.matmul(second, spectrum.eigenvectors, precision=highest)
 
     return force

@@ -148,6 +148,8 @@ def truncated_cg(
     # The least curvature at rest is known once the residual says that all was seen.
     low = jnp.where(stationary & (end.ended == RUNNING), jnp.minimum(end.low, 0), end.low)
     low, high = low * scale, end.high * scale
+    # What the steps to here have met counts too: a made-up direction may miss most of it.
+    high = jnp.where(stationary, jnp.maximum(high, state.stiffness.astype(dtype)), high)
     return path, tr.Model(radius, low, start_norm, high, possible)
 
 
@@ -243,7 +245,7 @@ def pseudo_random(tree: Params, dtype: Any, which: Array | int = 0) -> Params:
         bits = (bits + jnp.asarray(which, jnp.uint32) * np.uint32(0x9E3779B9)) * GOLDEN
         bits = (bits ^ (bits >> 16)) * np.uint32(0x85EBCA6B)
         bits = (bits ^ (bits >> 13)) * np.uint32(0xC2B2AE35)
-        uniform = (bits ^ (bits >> 16)).astype(dtype) / 2**32 - 0.5
+        uniform = (bits ^ (bits >> 16)).astype(dtype) / 2.0**32 - 0.5
         made.append(uniform.reshape(leaf.shape))
         first += leaf.size
     return jax.tree.unflatten(structure, made)
