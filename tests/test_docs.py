@@ -42,3 +42,12 @@ def test_the_readme_example_runs(tmp_path, monkeypatch):
     first = re.search(r"```python\n(.*?)```", readme.read_text(), re.DOTALL).group(1)
     exec(compile(first, "README.md", "exec"), {})
     assert (tmp_path / "convergence.png").exists()
+
+
+def test_the_readme_shows_what_the_checker_prints(capsys):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    code = next(block for block in blocks if "print(gl.check_derivatives" in block)
+    exec(compile(code, "README.md", "exec"), {})
+    shown = re.search(r"```text\n(check_derivatives:.*?)```", readme, re.DOTALL).group(1)
+    assert capsys.readouterr().out == shown
