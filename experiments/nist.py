@@ -26,7 +26,6 @@ import numpy as np
 
 import gradlab as gl
 from gradlab import runs
-from gradlab.least_squares import least_squares
 
 OURS = ("levenberg_marquardt", "newton", "dogleg", "gauss_newton")
 PEERS = ("scipy trf", "scipy lm", "scipy dogbox", "optimistix LM")
@@ -53,7 +52,7 @@ class Found(NamedTuple):
 
 def _ours(method: str, problem: Any) -> Found:
     """A method of gradlab with its defaults."""
-    fit = least_squares(problem.residual, problem.init(), method, args=problem.args, trace=None)
+    fit = gl.least_squares(problem.residual, problem.init(), method, args=problem.args, trace=None)
     return Found(fit.x, bool(fit.success), int(fit.nfev), int(fit.njev))
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 __all__ = ["Entry", "experiments", "methods", "problems"]
 
 _PACKAGE = Path(__file__).parent
-_METHOD_TABLES = ("FACTORIES", "_SECOND_ORDER")  # the dictionaries of gradlab/optimizers
+_METHOD_TABLES = ("FACTORIES", "_OWN")  # the dictionaries of gradlab/optimizers
 
 
 class Entry(NamedTuple):

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Examples:
         >>> from gradlab.cli import main
         >>> main(["list", "experiments"])  # doctest: +ELLIPSIS
-        convergence ...
+        basins ...
         0
     """
     arguments = list(sys.argv[1:] if argv is None else argv)

@@ -76,7 +76,7 @@ class Fit(NamedTuple):
         return f"{told} The first residual that is not finite at x is number {bad}."
 
     @property
-    def njev(self) -> Array:
+    def njev(self) -> Any:
         """Jacobians evaluated, and the gradient at the start: `ngev`."""
         return self.ngev
 

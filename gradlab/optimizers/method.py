@@ -97,7 +97,7 @@ def methods() -> list[str]:
     """Names that `minimize` knows.
 
     Examples:
-        >>> print([name for name in methods() if "newton" in name])
+        >>> print([name for name in methods() if name.startswith("newton")])
         ['newton', 'newton_cg']
     """
     return sorted([*first_order.FACTORIES, *_OWN])
