@@ -60,6 +60,10 @@ class Program:
         value = self._value()
         return lambda params: value(params, *args)
 
+    def loss_of(self, params: Params, *args: Any) -> Array:
+        """Evaluate the loss as it is differentiated."""
+        return self._value()(params, *args)
+
     def difference_costs(self, params: Params) -> tuple[int, int] | None:
         """Losses per gradient and per Hessian-vector product; None for autodiff."""
         if self.grad is None or self.grad is jax.grad:

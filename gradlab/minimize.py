@@ -21,9 +21,11 @@ from gradlab._checks import (
 )
 from gradlab._driver import Progress
 from gradlab._errors import accepts_only_its_keywords, check_choice
+from gradlab._implicit import with_implicit_derivative
 from gradlab._layout import Layout
 from gradlab._outcome import outcome
 from gradlab._stopping import Problem
+from gradlab._trainable import Part
 from gradlab._tree import real_dtype
 from gradlab._typing import Count, GradientOperator, Loss, Name, Number, Params
 from gradlab.optimizers.method import Method, as_method
@@ -67,6 +69,7 @@ def minimize(
     callback: Callback | None = None,
     max_seconds: Number | None = None,
     state: Any = None,
+    trainable: Any = None,
 ) -> Result:
     r"""Minimise a loss over a pytree of parameters, and keep the history.
 
@@ -77,6 +80,11 @@ def minimize(
 
     Called from Python the loop runs in compiled chunks of about 0.15 s; under `jax.jit` or
     `jax.vmap` it is one loop. The iterates are the same.
+
+    The answer's `x` and `fun` can be differentiated with respect to `args`, in forward and
+    reverse mode: $dx/d\theta = -H^{-1} \partial_\theta \nabla f$, by one linear system with
+    the Hessian. The derivative of a run that was no success is NaN; every other field, and
+    the start, has derivative zero.
 
     Args:
         loss: Function `loss(params, *args)` returning a real scalar, written for JAX.
@@ -102,6 +110,8 @@ def minimize(
             the run by returning True or raising `StopIteration`.
         max_seconds: Stop after this long, compilation not counted.
         state: `Result.state` of an earlier run of the same method, to go on from.
+        trainable: Tree of booleans shaped like `x0` or its upper part, or a function from
+            `x0` to one: leaves marked False are held fixed, and have gradient zero.
 
     Returns:
         A `Result`: a pytree with the answer, why it stopped, counts and the trace.
@@ -121,6 +131,16 @@ def minimize(
     check_callable("loss", loss, "a function loss(params, *args)")
     chosen = as_method(method)
     _check_options(args, loop, trace)
+    if trainable is not None:
+        part = Part.of(check_params(x0), trainable)
+        trained, fixed = part.split(check_params(x0))
+        told = _of_part(callback, part, fixed)
+        result = minimize(
+            part.wrap(loss), trained, chosen, args=(fixed, *args), max_steps=max_steps,
+            gtol=gtol, ftol=ftol, xtol=xtol, grad=grad, noise=noise, has_aux=has_aux,
+            trace=trace, loop=loop, callback=told, max_seconds=max_seconds, state=state,
+        )  # fmt: skip
+        return part.complete(result, fixed)
     for name, option, kind in (
         ("grad", grad, "an operator like jax.grad"),
         ("callback", callback, "a function of a Progress"),
@@ -159,9 +179,8 @@ def minimize(
         finished = driver.run(program, problem, start, state, options)
     if finished is None:
         _refuse_host_options(loop, callback, deadline)
-        carry, history = _run_traced(program, problem, start, state, steps, trace), None
-    else:
-        carry, history = finished
+        return _within_trace(program, problem, start, state, steps, trace, unpack)
+    carry, history = finished
     return outcome(program, problem, carry, history, trace is not None, unpack)
 
 
@@ -210,6 +229,19 @@ def _chunk_rows(x0: Params, trace: str | None) -> int:
     return int(np.clip(CHUNK_BYTES // bytes_each, 2, CHUNK_ROWS))
 
 
+def _of_part(callback: Any, part: Part, fixed: list[Any]) -> Any:
+    """Make a callback of the whole tree one of the leaves trained."""
+    if callback is None:
+        return None
+    still = [np.zeros_like(leaf) for leaf in fixed]
+
+    def told(progress: Progress) -> Any:
+        x, grad = part.merge(progress.x, fixed), part.merge(progress.grad, still)
+        return callback(progress._replace(x=x, grad=grad))
+
+    return told
+
+
 def _run_traced(
     program: engine.Program,
     problem: Problem,
@@ -222,3 +254,25 @@ def _run_traced(
     program = dataclasses.replace(program, rows=steps + 1 if trace else 1)
     carry = engine.begin(program, problem, start, state)
     return engine.advance(program, problem, carry, problem.max_steps)
+
+
+def _within_trace(
+    program: engine.Program,
+    problem: Problem,
+    start: Params,
+    state: Any,
+    steps: int,
+    trace: str | None,
+    unpack: Callable[[Any], Params],
+) -> Result:
+    """Run inside somebody's trace; the answer's derivative is the minimum's, not the loop's."""
+    held, start, state = jax.lax.stop_gradient((problem, start, state))
+    carry = _run_traced(program, held, start, state, steps, trace)
+    result = outcome(program, held, carry, None, trace is not None, lambda x: x)
+    x, fun = with_implicit_derivative(
+        program.loss_of, result.x, result.fun, result.success, problem.args
+    )
+    recorded = result.trace
+    if recorded is not None and recorded.params is not None:
+        recorded = recorded._replace(params=unpack(recorded.params))
+    return result._replace(x=unpack(x), fun=fun, grad=unpack(result.grad), trace=recorded)

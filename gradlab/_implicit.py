@@ -1,0 +1,66 @@
+r"""Derivatives of an answer with respect to the data it was found from.
+
+At a minimum $\nabla f(x^*, \theta) = 0$ holds for every θ, so
+$dx^*/d\theta = -H^{-1}\, \partial_\theta \nabla f$ (the implicit function theorem; Griewank &
+Walther 2008, chapter 15). The iterations are not differentiated: neither their memory nor
+their number matters, and reverse mode works through any method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from gradlab._typing import Array, Params
+
+__all__ = ["with_implicit_derivative"]
+
+# Up to so many parameters the Hessian is made and decomposed; beyond, conjugate gradients.
+DENSE = 256
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def with_implicit_derivative(
+    loss: Callable[..., Array], x: Params, value: Array, success: Array, args: Any
+) -> tuple[Params, Array]:
+    """Return x and the loss there, both differentiable with respect to `args`.
+
+    The derivative of a run that was no success is NaN.
+    """
+    del loss, success, args
+    return x, value
+
+
+@with_implicit_derivative.defjvp
+def _derivative(loss: Callable[..., Array], primals: Any, tangents: Any) -> Any:
+    x, value, success, args = primals
+    grad = jax.grad(loss)
+    moved = jax.jvp(lambda args: grad(x, *args), (args,), (tangents[3],))[1]
+    # At a minimum x does not matter to first order.
+    value_dot = jax.jvp(lambda args: loss(x, *args), (args,), (tangents[3],))[1]
+    product = jax.linearize(lambda x: grad(x, *args), x)[1]
+    flat, unravel = ravel_pytree(moved)
+    step = jax.lax.custom_linear_solve(
+        lambda v: ravel_pytree(product(unravel(v)))[0], -flat, _solve, symmetric=True
+    )
+    # A factor, for reverse mode would pass by a constant.
+    known = jnp.where(success, 1, jnp.nan)
+    x_dot = jax.tree.map(lambda v: v * known.astype(v.dtype), unravel(step))
+    return (x, value), (x_dot, (value_dot * known).astype(value.dtype))
+
+
+def _solve(product: Callable[[Array], Array], b: Array) -> Array:
+    """Solve H v = b; along directions in which the loss is flat v is zero."""
+    if b.size > DENSE:
+        return jax.scipy.sparse.linalg.cg(product, b, tol=float(jnp.finfo(b.dtype).eps))[0]
+    hessian = jax.lax.map(product, jnp.eye(b.size, dtype=b.dtype))
+    values, vectors = jnp.linalg.eigh((hessian + hessian.T) / 2)
+    rounding = b.size * jnp.finfo(b.dtype).eps * jnp.max(jnp.abs(values))
+    solid = jnp.abs(values) > rounding
+    parts = jnp.where(solid, (b @ vectors) / jnp.where(solid, values, 1), 0)
+    return vectors @ parts

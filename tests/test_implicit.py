@@ -1,0 +1,122 @@
+"""Derivatives of answers with respect to data, and parameters held fixed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import assert_close
+
+import gradlab as gl
+
+RNG = np.random.default_rng(0)
+X, Y = jnp.asarray(RNG.normal(size=(30, 4))), jnp.asarray(RNG.normal(size=30))
+
+
+def ridge(w, weight, y):
+    return 0.5 * jnp.sum((X @ w - y) ** 2) + 0.5 * weight * jnp.sum(w**2)
+
+
+def solution(weight, y):
+    return jnp.linalg.solve(X.T @ X + weight * jnp.eye(4), X.T @ y)
+
+
+@pytest.mark.parametrize("method", ["newton", "newton_cg", "lbfgs"])
+def test_the_answers_derivative_is_that_of_the_closed_form(method):
+    def answer(weight, y):
+        return gl.minimize(ridge, jnp.zeros(4), method, args=(weight, y)).x
+
+    exact = jax.jacobian(solution, (0, 1))(0.7, Y)
+    for jacobian in (jax.jacrev, jax.jacfwd):
+        assert_close(jacobian(answer, (0, 1))(0.7, Y), exact, factor=1e7)
+
+
+def test_the_least_losss_derivative_is_the_partial_one():
+    def least(weight):
+        return gl.minimize(ridge, jnp.zeros(4), "newton", args=(weight, Y)).fun
+
+    exact = 0.5 * jnp.sum(solution(0.7, Y) ** 2)
+    assert_close(jax.grad(least)(0.7), exact, factor=1e4)
+    batch = jax.jit(jax.vmap(jax.grad(least)))(jnp.array([0.7, 0.7]))
+    assert_close(batch, jnp.stack([exact, exact]), factor=1e4)
+
+
+def test_a_hyper_gradient_agrees_with_differences():
+    held_out = jnp.asarray(RNG.normal(size=(10, 4)))
+
+    def validation(log_weight):
+        w = gl.minimize(ridge, jnp.zeros(4), "newton_cg", args=(jnp.exp(log_weight), Y)).x
+        return jnp.sum((held_out @ w - 1) ** 2)
+
+    estimate = gl.adaptive.derivative(jax.jit(validation), scheme="real")(jnp.asarray(0.3))
+    assert abs(jax.grad(validation)(0.3) - estimate.value) <= 1e-6 * abs(estimate.value)
+
+
+def test_beyond_the_dense_limit_conjugate_gradients_solve(monkeypatch):
+    monkeypatch.setattr("gradlab._implicit.DENSE", 2)
+    jacobian = jax.jacrev(
+        lambda weight: gl.minimize(ridge, jnp.zeros(4), "newton", args=(weight, Y)).x
+    )(0.7)
+    assert_close(jacobian, jax.jacobian(solution)(0.7, Y), factor=1e8)
+
+
+def test_the_derivative_of_a_run_cut_short_is_not_a_number():
+    def answer(weight):
+        return gl.minimize(ridge, jnp.zeros(4), "gd", args=(weight, Y), max_steps=1).fun
+
+    assert np.isnan(jax.grad(answer)(0.7))
+
+
+def test_along_a_flat_valley_the_answer_does_not_move():
+    def answer(t):
+        start = jnp.array([5.0, -1.0])
+        return gl.minimize(
+            lambda x, t: (x[0] + 2 * x[1] - t) ** 2, start, "newton", args=(t,)
+        ).x
+
+    assert_close(jax.jacrev(answer)(3.0), jnp.array([0.2, 0.4]), factor=1e4)
+
+
+# --- a part held fixed
+
+START = {"a": jnp.zeros(2), "b": (jnp.array([1.0, 2.0]), jnp.array(3.0))}
+
+
+def apart(p):
+    return jnp.sum((p["a"] - p["b"][0]) ** 2) + (p["b"][1] - 1) ** 2
+
+
+@pytest.mark.parametrize("method", ["newton", "adam"])
+@pytest.mark.parametrize(
+    "mask", [{"a": True, "b": False}, lambda p: {"a": True, "b": (False, False)}]
+)
+def test_leaves_held_fixed_stay_to_the_bit_and_have_no_gradient(method, mask):
+    result = gl.minimize(apart, START, method, trainable=mask, trace="params", max_steps=50)
+    assert jax.tree.structure(result.x) == jax.tree.structure(START)
+    assert_close(result.x["b"], START["b"], factor=0)
+    assert_close(result.grad["b"], jax.tree.map(jnp.zeros_like, START["b"]), factor=0)
+    assert result.trace.params["b"][0].shape == (result.trace.loss.shape[0], 2)
+    if method == "newton":
+        assert result.success
+        assert_close(result.x["a"], jnp.array([1.0, 2.0]))
+
+
+def test_a_callback_sees_the_whole_tree():
+    seen = []
+    gl.minimize(
+        apart, START, "gd", trainable={"a": True, "b": False}, callback=seen.append, max_steps=2
+    )
+    assert jax.tree.structure(seen[0].x) == jax.tree.structure(seen[0].grad)
+    assert_close(seen[0].x["b"], START["b"], factor=0)
+
+
+@pytest.mark.parametrize(
+    ("mask", "error", "says"),
+    [
+        ({"a": False, "b": False}, ValueError, "at least one"),
+        ({"a": True}, ValueError, "shaped like `x0`"),
+        ({"a": 1, "b": False}, TypeError, r"trainable\['a'\] is int"),
+    ],
+)
+def test_masks_that_cannot_be_read_are_explained(mask, error, says):
+    with pytest.raises(error, match=says):
+        gl.minimize(apart, START, "newton", trainable=mask)
