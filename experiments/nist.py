@@ -52,7 +52,9 @@ class Found(NamedTuple):
 
 def _ours(method: str, problem: Any) -> Found:
     """A method of gradlab with its defaults."""
-    fit = gl.least_squares(problem.residual, problem.init(), method, args=problem.args, trace=None)
+    fit = gl.least_squares(
+        problem.residual, problem.init(), method, args=problem.args, trace=None
+    )
     return Found(fit.x, bool(fit.success), int(fit.nfev), int(fit.njev))
 
 

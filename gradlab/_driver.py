@@ -16,6 +16,7 @@ import numpy as np
 from gradlab import _certify
 from gradlab import _engine as engine
 from gradlab import _stopping as stopping
+from gradlab._layout import OfVector
 from gradlab._typing import Params
 from gradlab.result import Status
 
@@ -115,7 +116,9 @@ def inline(program: engine.Program) -> Functions:
         return engine.advance(program, problem, engine.rewind(carry), until)
 
     def examine(args, x, noise, length):
-        smooth = program.has_second_derivatives(args, x)
+        # With thousands of leaves each copy of the loss compiles for a minute.
+        smooth = not isinstance(program.loss, OfVector)
+        smooth = smooth and program.has_second_derivatives(args, x)
         return _certify.examine(program.value_fn(args), x, noise, length, smooth=smooth)
 
     def gradient(args, x):

@@ -14,7 +14,7 @@ import numpy as np
 from gradlab._tree import real_dtype
 from gradlab._typing import AnyArray, Array, Params
 
-__all__ = ["Layout"]
+__all__ = ["Layout", "OfVector"]
 
 # Every leaf is an array of its own in the compiled program, some ten times over. Beyond this
 # many, compiling takes longer than most runs; one vector compiles as fast as one leaf.
@@ -63,11 +63,11 @@ class Layout:
 
     def wrap(self, loss: Callable[..., Any]) -> Callable[..., Any]:
         """Make a loss of the tree one of the vector; equal losses stay equal."""
-        return _OfVector(loss, self)
+        return OfVector(loss, self)
 
 
 @dataclass(frozen=True)
-class _OfVector:
+class OfVector:
     """A loss of a tree, called with a vector."""
 
     loss: Callable[..., Any]

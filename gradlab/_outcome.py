@@ -11,7 +11,7 @@ import numpy as np
 
 from gradlab import _driver as driver
 from gradlab import _engine as engine
-from gradlab._stopping import Counts, Numbers, Problem
+from gradlab._stopping import Counts, Numbers, Problem, default_gtol
 from gradlab._tree import norm, num_params, select
 from gradlab._typing import Params
 from gradlab.certificate import Certificate, Kind
@@ -144,7 +144,9 @@ def _examined(
     status = where(promising, Status.STUCK, status)
     # Where no step helps any more although the point is a minimum to within its noise.
     ended = (kind == Kind.MINIMUM) | (kind == Kind.AT_NOISE)
-    ended = ended & (certificate.decrement <= NOISY * certificate.noise)
+    small = numbers.grad_norm <= default_gtol(numbers.value.dtype, True) * numbers.reference
+    small = small & (certificate.decrement < np.inf)
+    ended = ended & (small | (certificate.decrement <= NOISY * certificate.noise))
     status = where(stuck & ended, Status.NOISE_FLOOR, status)
     # A run that ends where the loss is flat has come down to it.
     status = where((kind == Kind.FLAT) & (carry.step == 0), Status.FLAT, status)

@@ -21,6 +21,7 @@ __all__ = [
     "Numbers",
     "Precision",
     "Problem",
+    "default_gtol",
     "judge",
     "row",
     "start",

@@ -89,6 +89,8 @@ class RunFolder:
 
         for name, figure in figures.items():
             plots.save_figure(figure, self.path(name))
+            if "matplotlib.pyplot" in sys.modules:
+                sys.modules["matplotlib.pyplot"].close(figure)
 
     def finish(self, status: str, **details: Any) -> None:
         """Write the summary with how and when the run ended."""

@@ -155,6 +155,7 @@ def test_hessian_is_symmetric_to_the_last_bit():
     assert_close(H, plain)
 
 
+@pytest.mark.slow
 def test_hessian_is_shaped_like_that_of_jax():
     H, expected = autodiff.hessian(tree_loss)(TREE), jax.hessian(tree_loss)(TREE)
     assert_close(H, expected)
@@ -292,6 +293,7 @@ print("spread")
 """
 
 
+@pytest.mark.slow
 def test_rows_are_spread_over_the_devices_of_a_mesh():
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     call = [sys.executable, "-c", SPREAD]

@@ -61,6 +61,7 @@ def test_spectrum_of_the_start_is_that_of_the_dense_hessian():
     assert near == pytest.approx(np.mean(np.abs(values) < 0.02 * values[-1]))
 
 
+@pytest.mark.slow
 def test_products_cost_a_few_losses_and_the_hessian_as_many_as_columns():
     module = load("curvature_cost")
     module.SECONDS = 0.05

@@ -68,6 +68,7 @@ def basins():
     return module, found
 
 
+@pytest.mark.slow
 def test_steepest_descent_stays_on_its_side_of_the_maximum_between_two_minima(basins):
     """The loss is a sum over coordinates, each with a maximum at 0.1567 between minima."""
     _, found = basins
@@ -164,6 +165,7 @@ def stalls():
     return module, module.measure(per_decade=1, **settings)
 
 
+@pytest.mark.slow
 def test_newton_with_differences_stalls_where_their_error_is_predicted(stalls):
     _, rows = stalls
     exact, *differenced = rows

@@ -104,7 +104,9 @@ def cubic_newton(*, noise: Number | None = None) -> optax.GradientTransformation
 
 
 def regularized_newton(*, noise: Number | None = None) -> optax.GradientTransformationExtraArgs:
-    r"""Newton's method regularised by the gradient: $p = -(H + \sqrt{M \|g\|}\, I)^{-1} g$.
+    r"""Newton's method regularised by the square root of the gradient's norm.
+
+    Each update takes $p = -(H + \sqrt{M \|g\|}\, I)^{-1} g$.
 
     For convex losses with a Lipschitz Hessian this converges globally at the rate 1/k² and
     quadratically in the end, with one linear system a step and no region to solve for. M is
@@ -136,7 +138,9 @@ def regularized_newton(*, noise: Number | None = None) -> optax.GradientTransfor
 
 
 def saddle_free_newton(*, noise: Number | None = None) -> optax.GradientTransformationExtraArgs:
-    r"""Newton's method with $|H|$: minimises $g^T p + \tfrac12 p^T |H| p$ in a trust region.
+    r"""Newton's method with the Hessian's absolute eigenvalues, which saddles repel.
+
+    Each update minimises $g^T p + \tfrac12 p^T |H| p$ in a trust region.
 
     |H| has the Hessian's eigenvectors and the absolute values of its eigenvalues, so saddles
     repel. At a saddle itself the gradient is zero and it stays, and says so; `newton` leaves.
@@ -163,11 +167,12 @@ def saddle_free_newton(*, noise: Number | None = None) -> optax.GradientTransfor
 
 
 def damped_newton(*, noise: Number | None = None) -> optax.GradientTransformationExtraArgs:
-    r"""Newton's method with a line search along $-\max(|H|, \delta)^{-1} g$.
+    r"""Newton's method with a line search, its Hessian's eigenvalues made positive.
 
-    The textbook's globalisation: the eigenvalues are made positive, at least
-    $\delta = \sqrt{eps}\, \|H\|$, and the step is shortened until the loss falls by $10^{-4}$
-    of what its slope promises (Armijo). Every step begins with the whole length.
+    The textbook's globalisation, along $-\max(|H|, \delta)^{-1} g$: the eigenvalues are made
+    positive, at least $\delta = \sqrt{eps}\, \|H\|$, and the step is shortened until the loss
+    falls by $10^{-4}$ of what its slope promises (Armijo). Every step begins with the whole
+    length.
 
     Cost and protocol as `newton`, whose notes apply.
 
@@ -191,7 +196,9 @@ def damped_newton(*, noise: Number | None = None) -> optax.GradientTransformatio
 
 
 def pure_newton() -> optax.GradientTransformationExtraArgs:
-    r"""Newton's method of the textbooks, $p = -H^{-1} g$, every step taken as it comes.
+    r"""Newton's method of the textbooks, every step taken as it comes.
+
+    Each update is $p = -H^{-1} g$.
 
     Kept to be compared with: it finds saddles and maxima as gladly as minima (such an end is
     not called a success), and from far away it may diverge.
