@@ -205,6 +205,6 @@ def test_the_command_line_runs_the_whole_experiment(tmp_path, capsys):
     assert len(summary["results"]) == 4 * len(module.QUICK_METHODS) + 2 * 2
     by_name = {(r["problem"], r["method"]): r for r in summary["results"]}
     for problem in module.problems():
-        for method in ("lbfgs", "newton_cg"):
+        for method in ("optax_lbfgs", "newton_cg"):
             assert by_name[problem, method]["status"].startswith("CONVERGED"), (problem, method)
     assert summary["answer"] in capsys.readouterr().out
