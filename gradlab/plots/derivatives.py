@@ -69,7 +69,9 @@ def plot_errors(
     look, named = looks(list(drawn)), []
     for name, (x, y) in drawn.items():
         shown = y if floor is None else np.maximum(y, floor)
-        style = look[name] | {"marker": "o"} if len(x) < 12 else look[name]
+        style = look[name]
+        if len(x) < 12:
+            style = style | {"marker": style.get("marker") or "o"}
         (line,) = ax.plot(x, shown, linewidth=1.8, markersize=5, label=plain(name), **style)
         named.append(line)
         if ranges is not None and name in ranges:
