@@ -109,6 +109,8 @@ def _examined(
     stuck the look tells a minimum or a saddle from a dead end.
     """
     numbers, own = Numbers.of(carry.numbers), last_link(carry.state)
+    if from_python and isinstance(own, TrustRegionState):  # as above
+        own = own._replace(model=jax.device_get(own.model))
     told = _told_by_method(carry, numbers, own)
     stuck = carry.status == Status.STUCK
     doubtful = carry.status <= Status.NOISE_FLOOR
@@ -145,7 +147,8 @@ def _examined(
     # Where no step helps any more although the point is a minimum to within its noise.
     ended = (kind == Kind.MINIMUM) | (kind == Kind.AT_NOISE)
     small = numbers.grad_norm <= default_gtol(numbers.value.dtype, True) * numbers.reference
-    small = small & (certificate.decrement < np.inf)
+    # A method that knows the Hessian has judged its gradient entry by entry.
+    small = small & (certificate.decrement < np.inf) & (not _vouches(own))
     ended = ended & (small | (certificate.decrement <= NOISY * certificate.noise))
     status = where(stuck & ended, Status.NOISE_FLOOR, status)
     # A run that ends where the loss is flat has come down to it.

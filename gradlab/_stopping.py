@@ -257,7 +257,7 @@ def _at_floor(precision: Precision, own: Any) -> Array:
     """
     if not isinstance(own, TrustRegionState):
         return jnp.zeros((), bool)
-    return own.loudness * precision.params <= FLOOR * precision.grad
+    return jnp.asarray(own.loudness) * precision.params <= FLOOR * precision.grad
 
 
 def _settled(

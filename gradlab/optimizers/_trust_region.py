@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from gradlab._tree import inner, max_abs, moved, real_dtype, select, working_dtype
-from gradlab._typing import Array, Params
+from gradlab._typing import AnyArray, Array, Params
 
 __all__ = [
     "MatrixFreeState",
@@ -65,37 +65,37 @@ class TrustRegionState(NamedTuple):
     calls: Array
 
     @property
-    def ratio(self) -> Array:
+    def ratio(self) -> AnyArray:
         """Actual over predicted reduction of the last step."""
         return self.model[..., 0]
 
     @property
-    def decrement(self) -> Array:
+    def decrement(self) -> AnyArray:
         """Reduction still predicted at the point reached; inf without a minimum."""
         return self.model[..., 1]
 
     @property
-    def curvature(self) -> Array:
+    def curvature(self) -> AnyArray:
         """Smallest curvature seen at the last point."""
         return self.model[..., 2]
 
     @property
-    def start_norm(self) -> Array:
+    def start_norm(self) -> AnyArray:
         """Largest gradient norm so far, the scale of inexact solves."""
         return self.model[..., 3]
 
     @property
-    def stiffness(self) -> Array:
+    def stiffness(self) -> AnyArray:
         """Largest absolute curvature seen at the last point."""
         return self.model[..., 4]
 
     @property
-    def remaining(self) -> Array:
+    def remaining(self) -> AnyArray:
         """Length of the Newton step still to take from the point reached; inf if unknown."""
         return self.model[..., 5]
 
     @property
-    def loudness(self) -> Array:
+    def loudness(self) -> AnyArray:
         """Gradient at the point reached over what rounding the point makes of it."""
         return self.model[..., 6]
 
