@@ -144,11 +144,11 @@ def _examined(
         by_gradient = carry.status == Status.CONVERGED_GRADIENT
         promising = promising | ((kind == Kind.SLOPE) & by_gradient)
     status = where(promising, Status.STUCK, status)
-    # Where no step helps any more although the point is a minimum to within its noise.
-    ended = (kind == Kind.MINIMUM) | (kind == Kind.AT_NOISE)
+    # Where no step helps any more although the point is a minimum to within its noise. A
+    # method that knows the Hessian has judged that already, entry by entry.
+    ended = ((kind == Kind.MINIMUM) | (kind == Kind.AT_NOISE)) & (not _vouches(own))
     small = numbers.grad_norm <= default_gtol(numbers.value.dtype, True) * numbers.reference
-    # A method that knows the Hessian has judged its gradient entry by entry.
-    small = small & (certificate.decrement < np.inf) & (not _vouches(own))
+    small = small & (certificate.decrement < np.inf)
     ended = ended & (small | (certificate.decrement <= NOISY * certificate.noise))
     status = where(stuck & ended, Status.NOISE_FLOOR, status)
     # A run that ends where the loss is flat has come down to it.
