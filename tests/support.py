@@ -1,8 +1,15 @@
-"""What the tests share: one comparison whose tolerance follows the dtype."""
+"""What the tests share: a comparison scaled by the dtype, scripts, a plain optax loop."""
+
+import importlib.util
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+
+ROOT = Path(__file__).parents[1]
 
 
 def assert_close(actual, expected, *, factor=100.0, scale=None):
@@ -27,3 +34,32 @@ def assert_close(actual, expected, *, factor=100.0, scale=None):
 def _eps(x):
     dtype = jnp.asarray(x).dtype
     return float(jnp.finfo(dtype).eps) if jnp.issubdtype(dtype, jnp.inexact) else 0.0
+
+
+def load(folder, name):
+    """Import a script, an experiment or a benchmark, anew from its file."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / folder / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def follow(transformation, fun, params, num_steps):
+    """Points and states of `num_steps` updates, in a plain loop."""
+
+    @jax.jit
+    def step(params, state):
+        value, grad = jax.value_and_grad(fun)(params)
+        updates, state = transformation.update(
+            grad, state, params, value=value, grad=grad, value_fn=fun
+        )
+        return optax.apply_updates(params, updates), state
+
+    state = transformation.init(params)
+    points, states = [params], [state]
+    for _ in range(num_steps):
+        params, state = step(params, state)
+        points.append(params)
+        states.append(state)
+    return points, states

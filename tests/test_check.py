@@ -1,30 +1,19 @@
 """The checker finds planted faults and names them; it lets hard, right functions pass."""
 
-import importlib.util
 import sys
 import warnings
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import load
 
 from gradlab.cli import main
 from gradlab.derivatives.check import assert_derivatives, check_derivatives
 from gradlab.plots import plot_check
 
-
-def _cases():
-    path = Path(__file__).parents[1] / "benchmarks" / "checker.py"
-    spec = importlib.util.spec_from_file_location("checker_cases", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-CASES = _cases()
+CASES = load("benchmarks", "checker")
 FAULTS = {case.name: case for case in CASES.FAULTS}
 HARD = {case.name: case for case in CASES.HARD}
 

@@ -1,9 +1,8 @@
 """The curvature experiments measure what theory says, and leave their folders behind."""
 
-import importlib.util
-
 import numpy as np
 import pytest
+from support import load
 
 from gradlab import _cli_names
 from gradlab._json import read_json
@@ -18,21 +17,13 @@ FIGURES = {
 }
 
 
-def load(name):
-    """Import an experiment from its file."""
-    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS[name].path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("name", FIGURES)
 def test_the_listing_shows_the_question(name):
     assert EXPERIMENTS[name].summary.endswith("?")
 
 
 def test_sharpness_settles_at_two_over_the_step_while_the_loss_falls():
-    module = load("hessian_spectrum")
+    module = load("experiments", "hessian_spectrum")
     (run,) = module.measure(steps=1600, edges=(10.0,))
     mean, spread = module.settled(run)
     assert mean == pytest.approx(1, abs=0.05)
@@ -46,7 +37,7 @@ def test_spectrum_of_the_start_is_that_of_the_dense_hessian():
     import jax
     from jax.flatten_util import ravel_pytree
 
-    module = load("hessian_spectrum")
+    module = load("experiments", "hessian_spectrum")
     module.WIDTH, module.EDGES = 5, (20.0,)
     module.SHOWN = 0
     (run,) = module.measure(steps=80, edges=(20.0,))
@@ -63,7 +54,7 @@ def test_spectrum_of_the_start_is_that_of_the_dense_hessian():
 
 @pytest.mark.slow
 def test_products_cost_a_few_losses_and_the_hessian_as_many_as_columns():
-    module = load("curvature_cost")
+    module = load("experiments", "curvature_cost")
     module.SECONDS = 0.05
     rows = module.measure(widths=(12,))
     assert len(rows) == 7 + 6  # the Hessian of the network alone
@@ -77,7 +68,7 @@ def test_products_cost_a_few_losses_and_the_hessian_as_many_as_columns():
 
 @pytest.fixture(scope="module")
 def memory():
-    return load("hessian_memory").measure(widths=(24,), sides=(22, 120))
+    return load("experiments", "hessian_memory").measure(widths=(24,), sides=(22, 120))
 
 
 def test_chunks_take_a_fraction_of_the_memory(memory):
@@ -98,11 +89,11 @@ def test_memory_of_what_is_too_large_is_that_of_the_result(memory):
 
 @pytest.fixture(scope="module")
 def matrices():
-    return load("ggn_hessian").measure(steps=30)
+    return load("experiments", "ggn_hessian").measure(steps=30)
 
 
 def test_gauss_newton_nears_the_hessian_where_the_targets_are_met(matrices):
-    module = load("ggn_hessian")
+    module = load("experiments", "ggn_hessian")
     found = {row["task"]: row for row in module.summary(matrices)}
     assert found[module.EXACT]["distance"] < found[module.EXACT]["distance_start"] / 100
     assert found[module.WRONG]["distance"] > 0.02
@@ -117,7 +108,7 @@ def test_gauss_newton_has_no_negative_eigenvalue(matrices):
 
 
 def test_distance_is_zero_for_a_linear_model():
-    module = load("ggn_hessian")
+    module = load("experiments", "ggn_hessian")
     A = np.diag([3.0, 2.0, -1e-3])
     found = module._compared(np.zeros(3), A, A)
     assert found["distance"] == 0
@@ -127,7 +118,7 @@ def test_distance_is_zero_for_a_linear_model():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_quick_run_leaves_its_folder(name, tmp_path, capsys):
-    load(name).main(["--quick", "--out", str(tmp_path)])
+    load("experiments", name).main(["--quick", "--out", str(tmp_path)])
     folder = tmp_path / f"{name}-1"
     summary = read_json(folder / "summary.json")
     assert summary["status"] == "finished"

@@ -1,10 +1,10 @@
 """The derivative experiments measure what theory says, and leave their folders behind."""
 
-import importlib.util
 import math
 
 import numpy as np
 import pytest
+from support import load
 
 from gradlab import _cli_names
 from gradlab._json import read_json
@@ -21,14 +21,6 @@ FIGURES = {
 }
 
 
-def load(name):
-    """Import an experiment from its file."""
-    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS[name].path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("name", FIGURES)
 def test_the_listing_shows_the_question(name):
     assert EXPERIMENTS[name].summary.endswith("?")
@@ -36,7 +28,7 @@ def test_the_listing_shows_the_question(name):
 
 @pytest.fixture(scope="module")
 def curves():
-    module = load("step_size")
+    module = load("experiments", "step_size")
     return module, module.measure(dtypes=("float64",), per_decade=4)
 
 
@@ -78,7 +70,7 @@ def test_both_references_of_step_size_agree_with_autodiff(curves):
 
 
 def test_work_precision_finds_autodiff_exact_and_differences_at_two_thirds():
-    module = load("work_precision")
+    module = load("experiments", "work_precision")
     rows = module.measure(accuracies=(1, 2), budgets=(50,))
     by_setting = {(r["function"], r["method"], r["setting"]): r for r in rows}
     smooth = "exp(sin x)"
@@ -103,14 +95,14 @@ def test_the_closed_forms_of_work_precision_are_the_derivatives():
         "offset: 10⁴ + sin x": lambda x: 10**4 + mpmath.sin(x),
     }
     with mpmath.workdps(50):
-        for case in load("work_precision").cases():
+        for case in load("experiments", "work_precision").cases():
             exact = float(mpmath.diff(smooth[case.name], mpmath.mpf(case.point)))
             assert case.derivative(np.asarray(case.point)) == pytest.approx(exact, rel=1e-13)
 
 
 @pytest.fixture(scope="module")
 def noisy():
-    return load("noisy_losses").measure(num_points=8)
+    return load("experiments", "noisy_losses").measure(num_points=8)
 
 
 def test_the_bar_holds_the_truth_whatever_the_noise(noisy):
@@ -133,7 +125,7 @@ def test_the_noise_of_rounding_to_six_decimals_is_measured(noisy):
 
 
 def test_numpy_gradient_is_second_order_inside_and_first_at_the_ends():
-    module = load("grid_gradient")
+    module = load("experiments", "grid_gradient")
     result = module.measure(most=1 << 14)
     names = ("numpy.gradient inside", "numpy.gradient, ends, edge_order=2")
     for name in names:
@@ -146,7 +138,7 @@ def test_numpy_gradient_is_second_order_inside_and_first_at_the_ends():
 
 
 def test_a_gradient_costs_n_losses_by_differences_and_a_few_by_reverse_mode():
-    module = load("gradient_cost")
+    module = load("experiments", "gradient_cost")
     rows = module.measure(sizes=(10, 40, 1000), most_measured=10)
     counted = {(r["method"], r["n"]): r["counted"] for r in rows}
     for n in (10, 40, 1000):
@@ -159,7 +151,7 @@ def test_a_gradient_costs_n_losses_by_differences_and_a_few_by_reverse_mode():
 
 
 def test_a_taylor_series_keeps_its_digits_and_nesting_multiplies_the_program():
-    module = load("nth_derivatives")
+    module = load("experiments", "nth_derivatives")
     highest = {
         module.NESTED: 4,
         module.SERIES: 14,
@@ -177,7 +169,7 @@ def test_a_taylor_series_keeps_its_digits_and_nesting_multiplies_the_program():
 
 def test_the_reference_of_high_derivatives_is_exact():
     mpmath = pytest.importorskip("mpmath")
-    module = load("nth_derivatives")
+    module = load("experiments", "nth_derivatives")
     with mpmath.workdps(60):
         series = mpmath.taylor(lambda x: mpmath.exp(mpmath.sin(x)), module.POINT, 9)
         exact = [float(c * mpmath.factorial(k)) for k, c in enumerate(series)]
@@ -187,7 +179,7 @@ def test_the_reference_of_high_derivatives_is_exact():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_quick_run_writes_its_folder(name, tmp_path, capsys):
-    load(name).main(["--quick", "--out", str(tmp_path)])
+    load("experiments", name).main(["--quick", "--out", str(tmp_path)])
     folder = tmp_path / f"{name}-1"
     summary = read_json(folder / "summary.json")
     assert summary["status"] == "finished"

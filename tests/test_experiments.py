@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import importlib.util
 import io
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import load
 
 import gradlab as gl
 from gradlab import _cli_names
@@ -22,22 +22,14 @@ COLUMNS = ["problem", "method", "derivative", "seed", "step"]
 COLUMNS += ["cost", "seconds", "loss", "grad_norm"]
 
 
-def load(name):
-    """Import an experiment from its file."""
-    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS[name].path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def convergence():
-    return load("convergence")
+    return load("experiments", "convergence")
 
 
 def cut_down(methods, differenced, start):
     """Load the experiment with few methods, few steps, and the problems that start so."""
-    module = load("convergence")
+    module = load("experiments", "convergence")
     every_problem = module.problems
     module.problems = lambda: {
         name: problem for name, problem in every_problem().items() if name.startswith(start)
@@ -201,7 +193,7 @@ def test_differences_cost_what_their_formula_says(finished):
 def test_the_command_line_runs_the_whole_experiment(tmp_path, capsys):
     assert main(["run", "convergence", "--quick", "--out", str(tmp_path)]) == 0
     summary = read_json(tmp_path / "convergence-1/summary.json")
-    module = load("convergence")
+    module = load("experiments", "convergence")
     assert len(summary["results"]) == 4 * len(module.QUICK_METHODS) + 2 * 2
     by_name = {(r["problem"], r["method"]): r for r in summary["results"]}
     for problem in module.problems():

@@ -66,7 +66,7 @@ def test_the_derivative_of_a_run_cut_short_is_not_a_number():
     assert np.isnan(jax.grad(answer)(0.7))
 
 
-def test_along_a_flat_valley_the_answer_does_not_move():
+def test_along_a_flat_valley_the_answer_moves_by_the_shortest_way():
     def answer(t):
         start = jnp.array([5.0, -1.0])
         return gl.minimize(

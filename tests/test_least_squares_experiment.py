@@ -1,26 +1,13 @@
 """The experiment `nist` and the benchmark of least squares measure what they say."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
+from support import load
 
 import gradlab as gl
 from gradlab import _cli_names
 
-ROOT = Path(__file__).parents[1]
-
-
-def load(path):
-    """Import a script from its file."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-nist = load(ROOT / "experiments" / "nist.py")
+nist = load("experiments", "nist")
 
 
 def test_the_listing_shows_the_question():
@@ -49,7 +36,7 @@ def test_the_default_has_ten_digits_where_scipy_is_beside_it():
 @pytest.mark.slow
 def test_the_residual_form_finds_known_minima(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    benchmark = load(ROOT / "benchmarks" / "least_squares.py")
+    benchmark = load("benchmarks", "least_squares")
     from minimizers_cases import cases
 
     runs = benchmark.measure(("levenberg_marquardt",), cases(names=("rosenbrock", "beale")))

@@ -1,11 +1,11 @@
 """The experiments with minimisers measure what theory says, and leave their folders behind."""
 
 import csv
-import importlib.util
 import math
 
 import numpy as np
 import pytest
+from support import load
 
 import gradlab as gl
 from gradlab import _cli_names
@@ -24,14 +24,6 @@ FILES = {
 }
 
 
-def load(name):
-    """Import an experiment from its file."""
-    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS[name].path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("name", FILES)
 def test_the_listing_shows_the_question(name):
     assert EXPERIMENTS[name].summary.endswith("?")
@@ -39,7 +31,7 @@ def test_the_listing_shows_the_question(name):
 
 def test_the_fitted_orders_are_those_of_theory():
     """Newton's step doubles the digits; bent by the third derivative, it triples them."""
-    module = load("convergence_order")
+    module = load("experiments", "convergence_order")
     rows = module.measure(methods=("gd", "pure_newton", "newton"), quick=True)
     slopes = {row["method"]: row["order"].order for row in rows}
     assert slopes["gd"] == pytest.approx(1, abs=0.03)
@@ -52,7 +44,7 @@ def test_the_fitted_orders_are_those_of_theory():
 @pytest.mark.slow
 def test_newtons_step_keeps_two_thirds_of_the_distance_to_a_singular_minimum():
     """Along the null space the gradient is x³: Newton's step is x / 3, the bent one 4 x / 9."""
-    module = load("convergence_order")
+    module = load("experiments", "convergence_order")
     singular = module.cases()[module.SINGULAR]
     module.cases = lambda quick: {module.SINGULAR: singular}
     for row in module.measure(methods=("pure_newton", "newton"), quick=True):
@@ -62,7 +54,7 @@ def test_newtons_step_keeps_two_thirds_of_the_distance_to_a_singular_minimum():
 
 @pytest.fixture(scope="module")
 def basins():
-    module = load("basins")
+    module = load("experiments", "basins")
     names, methods = ("styblinski_tang",), ("gd", "pure_newton")
     (found,) = module.measure(names=names, methods=methods, resolution=21)
     return module, found
@@ -102,7 +94,7 @@ def test_the_basins_are_told_and_drawn(basins):
 
 @pytest.fixture(scope="module")
 def saddles():
-    module = load("saddles")
+    module = load("experiments", "saddles")
     settings = {"names": (module.WELL,), "distances": (0.0, 1e-6, 1e-3)}
     return module, module.measure(methods=("gd", "newton", "pure_newton"), **settings)
 
@@ -134,7 +126,7 @@ def test_gradient_descent_leaves_in_the_steps_that_growth_takes(saddles):
 
 
 def test_newton_does_not_feel_the_condition_number_and_gradient_descent_does():
-    module = load("conditioning")
+    module = load("experiments", "conditioning")
     settings = {"dtypes": ("float64",), "conditions": (1.0, 1e2, 1e8)}
     rows = module.measure(methods=("gd", "newton"), names=(module.BOWL,), **settings)
     steps = {(row["method"], row["kappa"]): row["steps"] for row in rows}
@@ -147,20 +139,20 @@ def test_newton_does_not_feel_the_condition_number_and_gradient_descent_does():
 
 
 def test_pure_newton_takes_the_same_steps_on_the_valleys_whatever_the_scale():
-    module = load("conditioning")
+    module = load("experiments", "conditioning")
     settings = {"dtypes": ("float64",), "conditions": (1.0, 1e4, 1e8)}
     rows = module.measure(methods=("pure_newton",), names=(module.VALLEY,), **settings)
     assert len({row["steps"] for row in rows}) == 1
 
 
 def test_the_linear_map_has_the_condition_number_asked_for():
-    matrix = load("conditioning").linear_map(1e6)
+    matrix = load("experiments", "conditioning").linear_map(1e6)
     assert np.linalg.cond(matrix.T @ matrix) == pytest.approx(1e6, rel=1e-6)
 
 
 @pytest.fixture(scope="module")
 def stalls():
-    module = load("differences_newton")
+    module = load("experiments", "differences_newton")
     settings = {"methods": ("newton",), "schemes": ("forward",), "dtypes": ("float64",)}
     return module, module.measure(per_decade=1, **settings)
 
@@ -191,7 +183,7 @@ def test_the_predicted_error_is_that_of_the_formula_at_the_minimum(stalls):
 
 
 def test_steepest_descent_finds_the_deepest_minimum_from_its_share_of_the_box():
-    module = load("multistart")
+    module = load("experiments", "multistart")
     (row,) = module.measure(methods=("gd",), names=module.PROBLEMS[1:], num_starts=400)
     # The maximum between the minima is the middle root of 4 x³ − 32 x + 5.
     middle = np.sort(np.roots([4, 0, -32, 5]).real)[1]
@@ -204,19 +196,19 @@ def test_steepest_descent_finds_the_deepest_minimum_from_its_share_of_the_box():
 def test_the_interval_is_wilsons(found, count):
     stats = pytest.importorskip("scipy.stats")
     expected = stats.binomtest(found, count).proportion_ci(method="wilson")
-    low, high = load("multistart").interval(found / count, count)
+    low, high = load("experiments", "multistart").interval(found / count, count)
     np.testing.assert_allclose([low, high], expected, atol=2e-5)
 
 
 def test_restarts_of_a_method_that_finds_one_in_ten_cost_44_runs():
-    module = load("multistart")
+    module = load("experiments", "multistart")
     assert module.total_cost(0.1, 2.0) == pytest.approx(2 * math.log(0.01) / math.log(0.9))
     assert module.total_cost(1.0, 7.0) == 7
     assert module.total_cost(0.0, 1.0) == math.inf
 
 
 def test_profiles_count_every_problem_of_the_set():
-    module = load("profiles")
+    module = load("experiments", "profiles")
     assert module.problems() == tuple(gl.problems.names(tag="mgh"))
     assert set(module.QUICK_PROBLEMS) <= set(module.problems())
     comparison = module.measure(names=("rosenbrock", "box_3d"), methods=("newton",))
@@ -231,7 +223,7 @@ def test_profiles_count_every_problem_of_the_set():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_a_quick_run_writes_its_folder(name, tmp_path, capsys):
-    load(name).main(["--quick", "--out", str(tmp_path)])
+    load("experiments", name).main(["--quick", "--out", str(tmp_path)])
     folder = tmp_path / f"{name}-1"
     figure, table = FILES[name]
     summary = read_json(folder / "summary.json")

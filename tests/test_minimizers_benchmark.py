@@ -1,30 +1,18 @@
 """The benchmarks of the minimisers judge rightly, and run."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import assert_close
+from support import assert_close, load
 
-
-def _load(name):
-    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-bench = _load("minimizers")
+bench = load("benchmarks", "minimizers")
 parts = sys.modules["minimizers_cases"]
 solvers = sys.modules["minimizers_solvers"]
-batched = _load("batched")
-large = _load("large_newton_cg")
+batched = load("benchmarks", "batched")
+large = load("benchmarks", "large_newton_cg")
 
 
 def one_case(name, dtype="float64", scales=(1.0,)):

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.optimize
-from support import assert_close
+from support import assert_close, follow
 
 import gradlab as gl
 from gradlab.optimizers import bfgs, lbfgs
@@ -23,26 +23,6 @@ START = jnp.array([-1.2, 1.0])
 
 def rosenbrock(x, scale=1.0):
     return scale * jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
-
-
-def follow(transformation, fun, params, num_steps):
-    """Points and states of `num_steps` updates, in a plain loop."""
-
-    @jax.jit
-    def step(params, state):
-        value, grad = jax.value_and_grad(fun)(params)
-        updates, state = transformation.update(
-            grad, state, params, value=value, grad=grad, value_fn=fun
-        )
-        return optax.apply_updates(params, updates), state
-
-    state = transformation.init(params)
-    points, states = [params], [state]
-    for _ in range(num_steps):
-        params, state = step(params, state)
-        points.append(params)
-        states.append(state)
-    return points, states
 
 
 # --- formulas -----------------------------------------------------------------------------

@@ -1,7 +1,5 @@
-import importlib.util
 import math
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +7,7 @@ import numpy as np
 import pytest
 from jax import lax
 from scipy.special import eval_hermite
-from support import assert_close
+from support import assert_close, load
 
 from gradlab.derivatives._checks import checked_count, checked_index
 from gradlab.derivatives._propagate import interpret, series_carry
@@ -19,15 +17,7 @@ from gradlab.derivatives.taylor import mixed_partial, nth_derivative, taylor
 DTYPES = [jnp.float32, jnp.float64]
 
 
-def _load_benchmark():
-    path = Path(__file__).parents[1] / "benchmarks" / "everyday_functions.py"
-    spec = importlib.util.spec_from_file_location("everyday_functions", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-everyday = _load_benchmark()
+everyday = load("benchmarks", "everyday_functions")
 
 
 def nested_jvp(f, x, v, order):
