@@ -266,6 +266,10 @@ def _within_trace(
     unpack: Callable[[Any], Params],
 ) -> Result:
     """Run inside somebody's trace; the answer's derivative is the minimum's, not the loop's."""
+    loss, closed_over = jax.closure_convert(program.loss, start, *problem.args)
+    if closed_over:  # what is traced there is data, and may be what one differentiates by
+        program = dataclasses.replace(program, loss=loss)
+        problem = problem._replace(args=(*problem.args, *closed_over))
     held, start, state = jax.lax.stop_gradient((problem, start, state))
     carry = _run_traced(program, held, start, state, steps, trace)
     result = outcome(program, held, carry, None, trace is not None, lambda x: x)

@@ -1,6 +1,9 @@
 """The driver between Python and the compiled loop: nothing compiles twice."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 import gradlab as gl
@@ -24,3 +27,15 @@ def test_chunks_and_later_runs_compile_nothing_anew(method):
     assert len(traces) <= 1 + 4 * (again.success and not result.success)
     assert result.nit <= 40
     assert again.nit <= 30
+
+
+def test_a_method_may_close_over_traced_values():
+    def loss(x):
+        return jnp.sum(x**2)
+
+    def end(rate):
+        return gl.minimize(loss, jnp.ones(2), optax.sgd(rate), max_steps=5).x
+
+    # x - rate · 2x, five times.
+    rates = np.array([0.1, 0.2, 0.4])
+    np.testing.assert_allclose(jax.vmap(end)(rates)[:, 0], (1 - 2 * rates) ** 5)

@@ -120,3 +120,16 @@ def test_a_callback_sees_the_whole_tree():
 def test_masks_that_cannot_be_read_are_explained(mask, error, says):
     with pytest.raises(error, match=says):
         gl.minimize(apart, START, "newton", trainable=mask)
+
+
+@pytest.mark.parametrize("method", ["newton", "lbfgs"])
+def test_data_the_loss_closes_over_count_as_arguments(method):
+    def shrunk(penalty):
+        def ridge(x):
+            return jnp.sum((x - 1.0) ** 2) + penalty * jnp.sum(x**2)
+
+        return gl.minimize(ridge, jnp.zeros(3), method).x
+
+    # x* = 1 / (1 + penalty)
+    assert_close(jax.jacrev(shrunk)(1.0), jnp.full(3, -0.25), factor=1e8)
+    assert_close(jax.jacfwd(shrunk)(1.0), jnp.full(3, -0.25), factor=1e8)
