@@ -19,6 +19,7 @@ _HOMES = {
     "Certificate": "gradlab.certificate",
     "CheckReport": "gradlab.derivatives.check",
     "Comparison": "gradlab.compare",
+    "Diagnosis": "gradlab.diagnose",
     "DerivativeStatus": "gradlab.derivatives.adaptive",
     "Estimate": "gradlab.derivatives.adaptive",
     "Fit": "gradlab.fit",
@@ -42,6 +43,7 @@ _HOMES = {
     "cubic_newton": "gradlab.optimizers",
     "damped_newton": "gradlab.optimizers",
     "dogleg": "gradlab.optimizers.least_squares",
+    "diagnose": "gradlab.diagnose",
     "estimate_noise": "gradlab.derivatives.noise",
     "gauss_newton": "gradlab.optimizers.least_squares",
     "hessian": "gradlab.derivatives.autodiff",
@@ -99,7 +101,7 @@ _MODULES = {
 __all__ = sorted([*_HOMES, *_MODULES])
 
 # Functions that share their name with the module they live in.
-_FUNCTIONS = ("minimize", "compare", "least_squares")
+_FUNCTIONS = ("minimize", "compare", "least_squares", "diagnose")
 
 
 def __getattr__(name: str) -> Any:
@@ -144,6 +146,7 @@ if TYPE_CHECKING:
     from gradlab.derivatives.noise import NoiseEstimate, NoiseStatus, estimate_noise
     from gradlab.derivatives.taylor import mixed_partial, nth_derivative, taylor
     from gradlab.derivatives.with_derivative import with_derivative
+    from gradlab.diagnose import Diagnosis, diagnose
     from gradlab.fit import Fit
     from gradlab.least_squares import least_squares
     from gradlab.minimize import Progress, minimize

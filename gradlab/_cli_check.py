@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from gradlab._cli_console import DTYPES, Parser, UsageError, one_of
-from gradlab._errors import nearest
+from gradlab import _cli_load
+from gradlab._cli_console import DTYPES, Parser, one_of
 
 __all__ = ["run"]
 
@@ -23,31 +20,20 @@ def run(arguments: Sequence[str]) -> int | None:
     options = parser.parse_args(arguments)
     if not options.at:
         parser.error(f"--at is missing, for example: {_EXAMPLE}.")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
+    with _cli_load.this_folder():
         import jax
 
         jax.config.update("jax_enable_x64", options.dtype == "float64")
-        function = _load(options.function)
-        if not callable(function):
-            raise UsageError(f"{options.function} must be a function, got {function!r}.")
-        point = _load(options.at)
-        point = point() if callable(point) else point
-        return _check(function, point if isinstance(point, tuple) else (point,), options)
-    finally:
-        sys.path.remove(str(Path.cwd()))
+        function = _cli_load.function(options.function, _EXAMPLE)
+        return _check(function, _cli_load.arguments(options.at, _EXAMPLE), options)
 
 
 def _check(function: Any, args: tuple[Any, ...], options: Any) -> int:
     """Print the report and return the exit code."""
     from gradlab.derivatives.check import check_derivatives
 
-    try:
+    with _cli_load.refusals():
         report = check_derivatives(function, *args, order=options.order)
-    except (TypeError, ValueError) as error:
-        if "`" not in str(error):  # not ours: the function's own fault keeps its traceback
-            raise
-        raise UsageError(str(error)) from error
     print(report)
     return _CODES[report.verdict]
 
@@ -75,22 +61,3 @@ def _parser() -> Parser:
         help="precision of arrays that the module makes (float64)",
     )
     return parser
-
-
-def _load(text: str) -> Any:
-    """Import `module:name`, where name may have dots."""
-    module, colon, name = text.partition(":")
-    if not colon or not module or not name:
-        raise UsageError(f"write MODULE:NAME, for example: {_EXAMPLE}; got {text!r}.")
-    try:
-        value: Any = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not module.startswith(error.name):
-            raise  # a module that the user's module misses
-        raise UsageError(f"there is no module {module!r} here or on the path.") from error
-    for part in name.split("."):
-        if not hasattr(value, part):
-            known = [n for n in dir(value) if not n.startswith("_")]
-            raise UsageError(f"{module} has no {part!r}.{nearest(part, known)}")
-        value = getattr(value, part)
-    return value

@@ -21,7 +21,10 @@ __all__ = [
     "guarded",
     "one_of",
     "parser",
+    "positive",
+    "several",
     "unknown",
+    "whole_number",
 ]
 
 DTYPES = ("float32", "float64")
@@ -85,6 +88,27 @@ def whole_number(at_least: int) -> Callable[[str], int]:
         return int(value)
 
     return check
+
+
+def several(kind: str, names: Iterable[str]) -> Callable[[str], list[str]]:
+    """Build an argparse type of names separated by commas, each given once."""
+    check = one_of(kind, names)
+
+    def read(text: str) -> list[str]:
+        return list(dict.fromkeys(check(name.strip()) for name in text.split(",")))
+
+    return read
+
+
+def positive(text: str) -> float:
+    """Read a positive number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}.")
+    return value
 
 
 def parser(name: str, description: str | None) -> Parser:

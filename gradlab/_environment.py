@@ -5,11 +5,19 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe", "git_state"]
+__all__ = ["SCHEMA", "describe", "git_state"]
+
+SCHEMA = 1  # of summary.json; raised when a reader of the older layout would go wrong
+
+# Variables of the environment that change what is computed, or where.
+_VARIABLES = re.compile(
+    r"(JAX|XLA|LIBTPU|CUDA_VISIBLE|NVIDIA_TF32|OMP_NUM|TF_CUDNN)[A-Z0-9_]*(?<!KEY)(?<!TOKEN)"
+)
 
 _GIT_SECONDS = 10  # git on a slow network disk; a run must not hang for a commit name
 
@@ -37,6 +45,7 @@ def describe(script: str | Path) -> dict[str, Any]:
         "x64": bool(settings["jax_enable_x64"]),
         "matmul_precision": settings["jax_default_matmul_precision"] or "default",
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "environment": {k: v for k, v in os.environ.items() if _VARIABLES.fullmatch(k)},
         "git": git_state(script),
     }
 

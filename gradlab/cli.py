@@ -1,4 +1,4 @@
-"""The command line: gradlab list | run | compare | check.
+"""The command line: gradlab list | run | compare | check | diagnose | report.
 
 Arguments are understood before JAX is imported, so help, lists and typos are answered at
 once.
@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import NamedTuple, NoReturn
 
 import gradlab
-from gradlab import _cli_check, _cli_compare, _cli_names
+from gradlab import _cli_check, _cli_compare, _cli_diagnose, _cli_names, _cli_report
 from gradlab._cli_console import Parser, console, guarded, unknown
 
 __all__ = ["main", "program"]
@@ -140,6 +140,10 @@ def _listing(lines: Mapping[str, str], indent: str = "  ") -> str:
 _COMMANDS = {
     "list": _Command("list the experiments, problems and methods there are", _list),
     "run": _Command("run an experiment, for example: gradlab run convergence", _run),
-    "compare": _Command("minimise a problem by several methods, draw both", _cli_compare.run),
+    "compare": _Command(
+        "minimise a loss by several methods, or overlay runs", _cli_compare.run
+    ),
     "check": _Command("check the derivatives of a function of yours", _cli_check.run),
+    "diagnose": _Command("measure all there is to know about your loss", _cli_diagnose.run),
+    "report": _Command("make one page of finished runs", _cli_report.run),
 }

@@ -21,6 +21,7 @@ from typing import Any
 
 from gradlab import _environment
 from gradlab._cli_console import DTYPES, UsageError, console, parser
+from gradlab._environment import SCHEMA
 from gradlab._files import write_whole
 from gradlab._json import to_json
 
@@ -34,7 +35,6 @@ __all__ = [
     "record",
 ]
 
-SCHEMA = 1  # of summary.json; raised when a reader of the older layout would go wrong
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -64,11 +64,19 @@ class RunFolder:
 
     def save(self, comparison: Any) -> None:
         """Write a `Comparison`: its steps to `history.csv`, its table to the summary."""
-        comparison.to_csv(self.path("history.csv"))
-        self.summary["compile_seconds"] = sum(
-            run.compile_seconds for run in comparison.runs if run.trace is not None
+        from gradlab import stored
+
+        history = self.path("history.csv")
+        comparison.to_csv(history)
+        self.summary.update(
+            compile_seconds=sum(
+                run.compile_seconds for run in comparison.runs if run.trace is not None
+            ),
+            results=list(comparison.table),
+            runs=[stored.facts(run) for run in comparison.runs],
+            minima=dict(comparison.minima),
+            checksums={history.name: stored.checksum(history.read_bytes())},
         )
-        self.summary["results"] = list(comparison.table)
         self.write_json("summary.json", self.summary)
 
     def report(self, table: Any, answer: str, *, results: Sequence[Any] | None = None) -> str:

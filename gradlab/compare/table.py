@@ -11,7 +11,7 @@ from typing import Any
 
 from gradlab._files import write_whole
 
-__all__ = ["Table"]
+__all__ = ["Table", "cell"]
 
 _LONGEST_TEXT = 60  # characters of one cell: an error's message must not push rows off screen
 
@@ -57,7 +57,7 @@ class Table:
 
     def __str__(self) -> str:
         columns = [
-            [heading, *(_text(row[name], style) for row in self.rows)]
+            [heading, *(cell(row[name], style) for row in self.rows)]
             for name, (heading, style) in self.formats.items()
         ]
         numeric = [style != "" for _, style in self.formats.values()]
@@ -67,7 +67,7 @@ class Table:
         return "\n".join([lines[0], rule, *lines[1:]]) if lines else "(no columns)"
 
 
-def _text(value: Any, style: str) -> str:
+def cell(value: Any, style: str) -> str:
     """Write one cell; a missing value is a dash."""
     if value is None:
         return "–"

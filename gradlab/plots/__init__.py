@@ -3,7 +3,7 @@
 Matplotlib is imported when something is drawn; pyplot only when no axes were given.
 """
 
-from gradlab.plots._style import save_figure
+from gradlab.plots._style import save_figure, svg_of
 from gradlab.plots.basins import plot_basins
 from gradlab.plots.check import plot_check
 from gradlab.plots.convergence import plot_convergence
@@ -30,4 +30,5 @@ __all__ = [
     "plot_step_size_errors",
     "plot_trajectories",
     "save_figure",
+    "svg_of",
 ]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 else:  # matplotlib is imported when something is drawn, not before
     Axes = Figure = Any
 
-__all__ = ["save_figure"]
+__all__ = ["save_figure", "svg_of"]
 
 Numbers = ArrayLike | Sequence[Any]  # an array, or a list of numbers
 
@@ -143,16 +143,25 @@ def save_figure(figure: Figure, path: str | Path) -> tuple[Path, Path]:
         spectrum.png
         spectrum.svg
     """
+    png, svg = Path(f"{path}.png"), Path(f"{path}.svg")
+    write_whole(png, _rendered(figure, format="png", dpi=200))
+    write_whole(svg, svg_of(figure))
+    return png, svg
+
+
+def svg_of(figure: Figure) -> bytes:
+    """Return a figure as the bytes of an SVG file, and close it if gradlab opened it.
+
+    The bytes depend on nothing but the figure.
+    """
     import matplotlib
 
-    png, svg = Path(f"{path}.png"), Path(f"{path}.svg")
     # A fixed salt makes the ids inside an SVG depend on its contents alone.
     with matplotlib.rc_context({"svg.hashsalt": "gradlab"}):
-        write_whole(png, _rendered(figure, format="png", dpi=200))
-        write_whole(svg, _rendered(figure, format="svg", metadata={"Date": None}))
+        content = _rendered(figure, format="svg", metadata={"Date": None})
     if figure in _opened and "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close(figure)
-    return png, svg
+    return content
 
 
 def _rendered(figure: Figure, **options: Any) -> bytes:
