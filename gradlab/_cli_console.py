@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from gradlab import _compile_cache
 from gradlab._errors import nearest
 
 __all__ = [
@@ -154,6 +155,7 @@ def console(main: Callable[[], int | None], prog: str | None = None) -> NoReturn
     After Ctrl-C the process leaves at once: unwinding it while XLA compiles in another
     thread can crash the interpreter.
     """
+    _compile_cache.switch_on()
     code = guarded(main, prog or Path(sys.argv[0]).name)
     with contextlib.suppress(OSError):
         sys.stdout.flush()
