@@ -7,7 +7,7 @@ here against the real tables.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +18,13 @@ _METHOD_TABLES = ("FACTORIES", "_OWN")  # the dictionaries of gradlab/optimizers
 
 
 class Entry(NamedTuple):
-    """A name, what it stands for, where that is written, and the options it takes."""
+    """A name, what it stands for, where that is written, its options, and the data's source."""
 
     name: str
     summary: str
     path: Path
     options: tuple[str, ...] = ()
+    source: str = ""
 
 
 def experiments() -> dict[str, Entry]:
@@ -37,9 +38,13 @@ def experiments() -> dict[str, Entry]:
 
 def problems() -> dict[str, Entry]:
     """Return the registered problems by name, with the options of their builders."""
+    folder = _PACKAGE / "problems"
+    sources = _strings(_parse(folder / "data.py"))
     found = [
-        Entry(name, _description(function), path, _keywords(function))
-        for path in sorted((_PACKAGE / "problems").glob("*.py"))
+        Entry(
+            name, _description(function), path, _keywords(function), _source(function, sources)
+        )
+        for path in sorted([*folder.glob("*.py"), *folder.glob("networks/*.py")])
         for function in _functions(_parse(path))
         for name in _registered(function)
     ]
@@ -118,6 +123,29 @@ def _description(builder: ast.FunctionDef) -> str:
         if isinstance(node.value, ast.Constant)
     ]
     return str(given[0]).rstrip(".") if given else _first_line(builder)
+
+
+def _strings(module: ast.Module) -> dict[str, str]:
+    """Return the strings that a module gives names."""
+    return {
+        target.id: str(node.value.value)
+        for node in module.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+
+def _source(builder: ast.FunctionDef, known: Mapping[str, str]) -> str:
+    """Return the source of the data a builder names, `source=data.NAME`, or nothing."""
+    given = [
+        known[inner.attr]
+        for node in ast.walk(builder)
+        if isinstance(node, ast.keyword) and node.arg == "source"
+        for inner in ast.walk(node.value)
+        if isinstance(inner, ast.Attribute) and inner.attr in known
+    ]
+    return given[0] if given else ""
 
 
 def _keywords(function: ast.FunctionDef) -> tuple[str, ...]:

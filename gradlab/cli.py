@@ -93,7 +93,13 @@ def _list(arguments: Sequence[str]) -> None:
         indent = "" if kind else "  "
         if not kind:
             print(f"{name}:")
-        print(_listing({e.name: e.summary for e in kinds[name]().values()}, indent))
+        found = kinds[name]().values()
+        print(_listing({e.name: f"{e.summary}{_told(e.source)}" for e in found}, indent))
+
+
+def _told(source: str) -> str:
+    """Return the source of a problem's data in brackets, or nothing."""
+    return f" [{source.rstrip('.')}]" if source else ""
 
 
 def _run(arguments: Sequence[str]) -> int | None:

@@ -9,6 +9,7 @@ from gradlab.problems import (  # noqa: F401  (these fill the table)
     mgh_linear,
     mgh_small,
     mgh_variable,
+    networks,
     nist,
     regression,
 )

@@ -10,6 +10,9 @@ Point = Inexact[AnyArray, " n"]
 Residuals = Inexact[AnyArray, " m"]
 Value = Inexact[AnyArray | np.inexact, ""]
 Features = Inexact[AnyArray, "N d"]
+Rows = Inexact[AnyArray, "N _"]  # of any width
+Known = Inexact[AnyArray, "M d"]
+KnownValues = Inexact[AnyArray, " M"]
 Targets = Inexact[AnyArray, " N"]
 Predictors = Inexact[AnyArray, " N"] | Inexact[AnyArray, "N d"]
 Labels = Int[AnyArray, " N"]
@@ -17,11 +20,14 @@ Number = Inexact[AnyArray | np.inexact, ""]
 
 __all__ = [
     "Features",
+    "Known",
+    "KnownValues",
     "Labels",
     "Number",
     "Point",
     "Predictors",
     "Residuals",
+    "Rows",
     "Targets",
     "Value",
 ]

@@ -8,9 +8,10 @@ minimisers out in the dtype that is asked for. Losses are module-level functions
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -46,6 +47,12 @@ class Problem:
         tags: The groups it belongs to: "analytic", "regression", "2d", "mgh", "nist", ...
         plot_box: `((xlo, xhi), (ylo, yhi))`, the window of a contour plot in two variables.
         certified: Reference figures that come with a data set, or None.
+        row_args: How many of the first `args` hold one row a sample, 0 where none do.
+        held_out: Arguments like `args`, of the data that were kept from the training; empty
+            where none were.
+        predict: Function `predict(params, *args)` to what the model says of each row, or
+            None.
+        metrics: Functions `metric(params, *args)` to a scalar, by name: "accuracy", ...
 
     Examples:
         >>> problem = gl.problems.get("booth")
@@ -68,6 +75,10 @@ class Problem:
     tags: tuple[str, ...] = ()
     plot_box: tuple[tuple[float, float], tuple[float, float]] | None = None
     certified: dict[str, Any] | None = None
+    row_args: int = 0
+    held_out: tuple[Any, ...] = ()
+    predict: Callable[..., Any] | None = None
+    metrics: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def num_params(self) -> int:
@@ -83,12 +94,63 @@ class Problem:
         residual = self.residual
         return int(jax.eval_shape(lambda: residual(self.init(), *self.args)).size)
 
+    @property
+    def num_rows(self) -> int | None:
+        """Number of rows of data, N, or None where the data are not rows."""
+        return len(self.args[0]) if self.row_args else None
+
+    def rows(self, index: Any) -> tuple[Any, ...]:
+        """Return `args` with only some of its rows: a batch, as `loss` takes it.
+
+        Args:
+            index: The rows' numbers, shape (B,), or a slice; it may be traced.
+
+        Returns:
+            The arguments.
+
+        Raises:
+            ValueError: If the data of this problem are not rows.
+        """
+        if not self.row_args:
+            raise ValueError(f"the arguments of problem {self.name!r} hold no rows of data.")
+        return tuple(
+            arg[index] if place < self.row_args else arg for place, arg in enumerate(self.args)
+        )
+
+    def evaluate(self, params: Params) -> dict[str, float]:
+        """Return every metric at `params`, on the held-out data where there are any.
+
+        Args:
+            params: Parameters, as `loss` takes them.
+
+        Returns:
+            Numbers by the name of the metric.
+
+        Raises:
+            ValueError: If the problem has no metrics.
+
+        Examples:
+            >>> problem = gl.problems.get("softmax", held_out=0.25)
+            >>> print(f"{problem.evaluate(problem.init())['cross_entropy']:.3f}")
+            2.303
+        """
+        if not self.metrics:
+            raise ValueError(f"problem {self.name!r} has no metrics to evaluate.")
+        args = self.held_out or self.args
+        return {name: float(_jitted(f)(params, *args)) for name, f in self.metrics.items()}
+
     def __repr__(self) -> str:
         """Name the problem and its sizes, without its data."""
         sizes = f"num_params={self.num_params}"
         if self.residual is not None:
             sizes += f", num_residuals={self.num_residuals}"
         return f"Problem({self.name!r}, {sizes}, minimum={self.minimum})"
+
+
+@functools.cache  # so that the same metric is compiled once
+def _jitted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a metric."""
+    return jax.jit(function)
 
 
 class _Entry(NamedTuple):
@@ -200,6 +262,7 @@ def get(name: str, *, dtype: Any = None, **options: Any) -> Problem:
         problem,
         init=lambda key=None: _cast(build_start(key), dtype),
         args=_cast(problem.args, dtype),
+        held_out=_cast(problem.held_out, dtype),
         minimizer=_cast(problem.minimizer, dtype),
         tags=entry.tags,
     )
