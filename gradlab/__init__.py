@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 # Public name -> module that defines it.
 _HOMES = {
     "Certificate": "gradlab.certificate",
+    "Checkpoint": "gradlab.checkpoint",
     "CheckReport": "gradlab.derivatives.check",
     "Comparison": "gradlab.compare",
     "Diagnosis": "gradlab.diagnose",
@@ -32,6 +33,7 @@ _HOMES = {
     "Result": "gradlab.result",
     "Status": "gradlab.result",
     "Trace": "gradlab.trace",
+    "adahessian": "gradlab.optimizers",
     "assert_derivatives": "gradlab.derivatives.check",
     "barzilai_borwein": "gradlab.optimizers",
     "bfgs": "gradlab.optimizers",
@@ -46,6 +48,7 @@ _HOMES = {
     "diagnose": "gradlab.diagnose",
     "estimate_noise": "gradlab.derivatives.noise",
     "gauss_newton": "gradlab.optimizers.least_squares",
+    "gauss_newton_cg": "gradlab.optimizers",
     "hessian": "gradlab.derivatives.autodiff",
     "hvp": "gradlab.derivatives.autodiff",
     "laplacian": "gradlab.derivatives.laplacian",
@@ -54,9 +57,11 @@ _HOMES = {
     "levenberg_marquardt": "gradlab.optimizers.least_squares",
     "make": "gradlab.optimizers",
     "methods": "gradlab.optimizers",
+    "minibatches": "gradlab.optimizers",
     "minimize": "gradlab.minimize",
     "mixed_partial": "gradlab.derivatives.taylor",
     "multistart": "gradlab.compare",
+    "natural_gradient": "gradlab.optimizers",
     "newton": "gradlab.optimizers",
     "newton_cg": "gradlab.optimizers",
     "nonlinear_cg": "gradlab.optimizers",
@@ -81,6 +86,7 @@ _HOMES = {
     "scale_by_ggn": "gradlab.optimizers",
     "scale_by_newton": "gradlab.optimizers",
     "scale_by_newton_cg": "gradlab.optimizers",
+    "sophia": "gradlab.optimizers",
     "taylor": "gradlab.derivatives.taylor",
     "value_grad_hvp": "gradlab.derivatives.autodiff",
     "with_derivative": "gradlab.derivatives.with_derivative",
@@ -136,6 +142,7 @@ if TYPE_CHECKING:
     from gradlab import optimizers, plots, problems
     from gradlab._certify import certify
     from gradlab.certificate import Certificate, Kind
+    from gradlab.checkpoint import Checkpoint
     from gradlab.compare import Comparison, compare, convergence_order, multistart
     from gradlab.derivatives import adaptive, backprop, curvature, finite, sparse
     from gradlab.derivatives.adaptive import DerivativeStatus, Estimate
@@ -152,13 +159,17 @@ if TYPE_CHECKING:
     from gradlab.minimize import Progress, minimize
     from gradlab.optimizers import (
         Method,
+        adahessian,
         barzilai_borwein,
         bfgs,
         cubic_newton,
         damped_newton,
+        gauss_newton_cg,
         lbfgs,
         make,
         methods,
+        minibatches,
+        natural_gradient,
         newton,
         newton_cg,
         nonlinear_cg,
@@ -168,6 +179,7 @@ if TYPE_CHECKING:
         scale_by_ggn,
         scale_by_newton,
         scale_by_newton_cg,
+        sophia,
     )
     from gradlab.optimizers.least_squares import dogleg, gauss_newton, levenberg_marquardt
     from gradlab.plots import (

@@ -28,6 +28,7 @@ from gradlab.optimizers._protocol import (
     calls_made,
     follows_curvature,
     looks_at_rest,
+    takes_args,
     value_and_grad_in,
 )
 from gradlab.result import Status
@@ -241,6 +242,8 @@ def _iterate(program: Program, problem: Problem, carry: Carry, active: Array) ->
         keywords["noise"] = problem.noise
     if looks_at_rest(carry.state):
         keywords["at_rest"] = Counts.of(carry.counts).pending != -1
+    if takes_args(method):
+        keywords["args"] = problem.args
     updates, state = method.update(carry.grad, carry.state, carry.params, **keywords)
     state = jax.tree.map(lambda n, o: jnp.asarray(n, o.dtype), state, carry.state)
     if value_and_grad_in(state) is not None:

@@ -28,7 +28,9 @@ from gradlab._stopping import Problem
 from gradlab._trainable import Part
 from gradlab._tree import real_dtype
 from gradlab._typing import Count, GradientOperator, Loss, Name, Number, Params
+from gradlab.optimizers._protocol import takes_args
 from gradlab.optimizers.method import Method, as_method
+from gradlab.optimizers.minibatches import Minibatches, OnMinibatches
 from gradlab.result import Result
 
 __all__ = ["Progress", "minimize"]
@@ -70,6 +72,7 @@ def minimize(
     max_seconds: Number | None = None,
     state: Any = None,
     trainable: Any = None,
+    batches: Any = None,
 ) -> Result:
     r"""Minimise a loss over a pytree of parameters, and keep the history.
 
@@ -112,6 +115,8 @@ def minimize(
         state: `Result.state` of an earlier run of the same method, to go on from.
         trainable: Tree of booleans shaped like `x0` or its upper part, or a function from
             `x0` to one: leaves marked False are held fixed, and have gradient zero.
+        batches: `gradlab.minibatches(size, key=key)`: the method sees that many rows of
+            `args` at a time, and a recorded step is one pass through them.
 
     Returns:
         A `Result`: a pytree with the answer, why it stopped, counts and the trace.
@@ -131,14 +136,23 @@ def minimize(
     check_callable("loss", loss, "a function loss(params, *args)")
     chosen = as_method(method)
     _check_options(args, loop, trace)
+    if batches is not None and not isinstance(batches, Minibatches):
+        raise TypeError(
+            f"`batches` must be gradlab.minibatches(size, key=key), got {batches!r:.40}."
+        )
     if trainable is not None:
+        _refuse_model(chosen)
         part = Part.of(check_params(x0), trainable)
         trained, fixed = part.split(check_params(x0))
         told = _of_part(callback, part, fixed)
+        of_part, data = part.wrap(loss), (fixed, *args)
+        if batches is not None:  # what is held has no rows
+            of_part, data = _holding(of_part, fixed), args
         result = minimize(
-            part.wrap(loss), trained, chosen, args=(fixed, *args), max_steps=max_steps,
+            of_part, trained, chosen, args=data, max_steps=max_steps,
             gtol=gtol, ftol=ftol, xtol=xtol, grad=grad, noise=noise, has_aux=has_aux,
             trace=trace, loop=loop, callback=told, max_seconds=max_seconds, state=state,
+            batches=batches,
         )  # fmt: skip
         return part.complete(result, fixed)
     for name, option, kind in (
@@ -153,18 +167,15 @@ def minimize(
     layout = None if chosen.sees_leaves else Layout.of(x0)
     start = x0 if layout is None else layout.pack(x0)
     unpack = (lambda x: x) if layout is None else layout.unpack
-    dtype = real_dtype(x0)
     problem = Problem(
         args=args,
-        hyperparams=_in_dtype(chosen.hyperparams, dtype),
+        hyperparams=_in_dtype(chosen.hyperparams, real_dtype(x0)),
         gtol=check_positive("gtol", gtol),
         ftol=check_positive("ftol", ftol),
         xtol=check_positive("xtol", xtol),
         noise=check_positive("noise", noise),
         max_steps=np.asarray(min(steps, MOST_STEPS), np.int32),
     )
-    if state is not None:
-        check_state(state, chosen.build(problem.hyperparams).init, start)
     program = engine.Program(
         loss if layout is None else layout.wrap(loss),
         chosen,
@@ -173,6 +184,10 @@ def minimize(
         _chunk_rows(x0, trace),
         trace == "params",
     )
+    if batches is not None:
+        program, problem = _on_batches(program, problem, batches)
+    if state is not None:
+        check_state(state, program.method.build(problem.hyperparams).init, start)
     options = driver.Options(loop, callback, deadline, unpack)
     finished = None
     if not _any_traced((start, problem, state)):
@@ -227,6 +242,34 @@ def _chunk_rows(x0: Params, trace: str | None) -> int:
         return CHUNK_ROWS
     bytes_each = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(x0))
     return int(np.clip(CHUNK_BYTES // bytes_each, 2, CHUNK_ROWS))
+
+
+def _on_batches(
+    program: engine.Program, problem: Problem, batches: Minibatches
+) -> tuple[engine.Program, Problem]:
+    """Let one update of the method be a pass through the rows of `args`."""
+    batches.rows(problem.args)
+    numbers = {
+        "hyperparams": problem.hyperparams, "args": problem.args, "key": batches.key
+    }  # fmt: skip
+    passes = OnMinibatches(program.method, program, batches.size, batches.steps)
+    method = Method(program.method.name, passes, (), numbers)
+    return dataclasses.replace(program, method=method), problem._replace(hyperparams=numbers)
+
+
+def _holding(loss: Callable[..., Any], fixed: list[Any]) -> Callable[..., Any]:
+    """Close a loss over the leaves held fixed."""
+    return lambda trained, *args: loss(trained, fixed, *args)
+
+
+def _refuse_model(method: Method) -> None:
+    """Raise where a method built with a model would be handed a part of its parameters."""
+    if takes_args(method.build()):
+        raise ValueError(
+            "`trainable` cannot be used with a method that was built with its model or "
+            "residuals: they take all of the parameters. Close the model over the leaves to "
+            "hold."
+        )
 
 
 def _of_part(callback: Any, part: Part, fixed: list[Any]) -> Any:

@@ -14,7 +14,7 @@ from gradlab.result import Status
 
 RATES = {
     "gd": 0.1, "momentum": 0.02, "nesterov": 0.02, "adagrad": 0.5, "rmsprop": 0.01,
-    "adam": 0.1, "adamw": 0.1, "nadam": 0.1, "lion": 0.02,
+    "adam": 0.1, "adamw": 0.1, "nadam": 0.1, "lion": 0.02, "adahessian": 0.2, "sophia": 0.01,
 }  # fmt: skip
 
 
@@ -44,8 +44,10 @@ def test_each_method_lowers_the_loss_and_gets_to_the_minimiser(name):
 
 
 def assert_near_the_minimiser(name, x):
-    # Signs and decays hold lion, rmsprop and adamw a little off the minimiser.
-    near = {"lion": 0.03, "rmsprop": 0.02, "adamw": 0.01, "adagrad": 0.01}.get(name, 2e-3)
+    # Signs and decays hold lion, rmsprop, adamw and sophia a little off the minimiser.
+    near = {"lion": 0.03, "rmsprop": 0.02, "sophia": 0.01, "adamw": 0.01, "adagrad": 0.01}.get(
+        name, 2e-3
+    )
     assert np.max(np.abs(x["w"] - 1)) < near
     assert abs(x["b"] + 0.5) < near
 

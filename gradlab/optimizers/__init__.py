@@ -1,8 +1,10 @@
 """Minimisers as optax transformations, and their names."""
 
+from gradlab.optimizers.diagonal import adahessian, sophia
 from gradlab.optimizers.directions import scale_by_ggn, scale_by_newton, scale_by_newton_cg
 from gradlab.optimizers.first_order import learning_rate_schedule, schedules
 from gradlab.optimizers.method import Method, make, methods
+from gradlab.optimizers.minibatches import Minibatches, minibatches
 from gradlab.optimizers.newton import (
     cubic_newton,
     damped_newton,
@@ -14,17 +16,23 @@ from gradlab.optimizers.newton import (
 from gradlab.optimizers.newton_cg import newton_cg
 from gradlab.optimizers.nonlinear_cg import barzilai_borwein, nonlinear_cg
 from gradlab.optimizers.quasi_newton import bfgs, lbfgs
+from gradlab.optimizers.stochastic import gauss_newton_cg, natural_gradient
 
 __all__ = [
     "Method",
+    "Minibatches",
+    "adahessian",
     "barzilai_borwein",
     "bfgs",
     "cubic_newton",
     "damped_newton",
+    "gauss_newton_cg",
     "lbfgs",
     "learning_rate_schedule",
     "make",
     "methods",
+    "minibatches",
+    "natural_gradient",
     "newton",
     "newton_cg",
     "nonlinear_cg",
@@ -35,4 +43,5 @@ __all__ = [
     "scale_by_newton",
     "scale_by_newton_cg",
     "schedules",
+    "sophia",
 ]

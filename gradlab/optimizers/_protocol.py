@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ __all__ = [
     "follows_curvature",
     "last_link",
     "looks_at_rest",
+    "takes_args",
     "value_and_grad_in",
 ]
 
@@ -71,10 +72,37 @@ def value_and_grad_in(state: Any) -> tuple[Array, Params] | None:
     return None if value is None or grad is None else (value, grad)
 
 
+def takes_args(method: Any) -> bool:
+    """Whether its `update` takes the loss's further arguments as `args`.
+
+    Methods that know the loss as a function of a model need them; optax's line searches
+    refuse every keyword they do not know, so only those that ask are handed them.
+    """
+    return "args" in inspect.signature(method.update).parameters
+
+
 def calls_made(old: Any, new: Any) -> Array:
     """Evaluations that an update made itself: losses, gradients, products, Hessians."""
-    old, new = last_link(old), last_link(new)
-    if follows_curvature(new):
+    made = jnp.zeros(4, jnp.int32)
+    for before, after in zip(_links(old), _links(new), strict=True):
+        made = made + _made(before, after)
+    return made
+
+
+def _links(state: Any) -> Iterator[Any]:
+    """Go through the states of a chain's links."""
+    if isinstance(state, optax.InjectStatefulHyperparamsState):
+        yield from _links(state.inner_state)
+    elif type(state) is tuple:
+        for link in state:
+            yield from _links(link)
+    else:
+        yield state
+
+
+def _made(old: Any, new: Any) -> Array | int:
+    """Evaluations that one link made."""
+    if hasattr(new, "calls"):
         return new.calls - old.calls
     if isinstance(new, optax.ScaleByZoomLinesearchState):
         made = jnp.asarray(new.info.num_linesearch_steps, jnp.int32)
@@ -83,4 +111,4 @@ def calls_made(old: Any, new: Any) -> Array:
         made = jnp.asarray(new.info.num_linesearch_steps, jnp.int32)
         gradients = jnp.array([0, new.grad is not None, 0, 0], jnp.int32)
         return made * jnp.array([1, 0, 0, 0], jnp.int32) + gradients
-    return jnp.zeros(4, jnp.int32)
+    return 0
