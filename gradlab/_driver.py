@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections import OrderedDict
@@ -13,11 +14,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gradlab import _certify
+from gradlab import _certify, _session
 from gradlab import _engine as engine
 from gradlab import _stopping as stopping
+from gradlab._keeper import Keeper
 from gradlab._layout import OfVector
 from gradlab._typing import Params
+from gradlab.checkpoint import Checkpoint
 from gradlab.result import Status
 
 __all__ = ["History", "Options", "Progress", "compiled", "inline", "run"]
@@ -55,6 +58,7 @@ class Options:
     callback: Callable[[Progress], Any] | None = None
     max_seconds: float | None = None
     unpack: Callable[[Any], Params] = lambda x: x
+    checkpoint: Checkpoint | None = None
 
 
 @dataclass
@@ -67,6 +71,7 @@ class History:
     seconds: list[np.ndarray] = field(default_factory=list)
     compile_seconds: float = 0.0
     clock: float = 0.0
+    begun: float = 0.0  # the clock when this process took over
 
     def fetch(self, rows: engine.Rows, step: int, elapsed: float) -> None:
         """Copy the rows up to `step`; time is spread evenly over a chunk's steps."""
@@ -79,6 +84,30 @@ class History:
             self.seconds.append(ends)
             if rows.params is not None:
                 self.params.append(jax.tree.map(lambda x: np.asarray(x)[:count], rows.params))
+
+    def first(self, fetches: int, clock: float) -> dict[str, Any]:
+        """Return the rows of the first so many fetches, joined, and the clock then."""
+        lists = (self.numbers, self.counts, self.seconds)
+        numbers, counts, seconds = (np.concatenate(parts[:fetches]) for parts in lists)
+        past: dict[str, Any] = {"numbers": numbers, "counts": counts, "seconds": seconds}
+        past["clock"] = np.asarray([clock, self.compile_seconds])
+        parts = self.params[:fetches]
+        past["params"] = jax.tree.map(lambda *x: np.concatenate(x), *parts) if parts else None
+        return past
+
+    @classmethod
+    def of(cls, past: dict[str, Any]) -> History:
+        """Go on from what `first` returned."""
+        clock, compile_seconds = map(float, past["clock"])
+        return cls(
+            [past["numbers"]],
+            [past["counts"]],
+            [] if past["params"] is None else [past["params"]],
+            [past["seconds"]],
+            compile_seconds,
+            clock,
+            clock,
+        )
 
 
 class Functions(NamedTuple):
@@ -160,16 +189,47 @@ def run(
     if not _compile_side_by_side(functions, problem, x0, state):
         _cache.pop(program, None)
         return None
-    carry = functions.begin(problem, x0, state)
-    history = History()
-    history.fetch(carry.rows, 0, 0.0)
+    keeper = None
+    if options.checkpoint is not None:
+        keeper = Keeper(options.checkpoint, program, problem, x0, state)
+    saved = keeper.restore() if keeper is not None else None
+    if saved is not None:
+        carry, history = saved[0], History.of(saved[1])
+        carry = _going_on(carry, int(problem.max_steps))
+    else:
+        carry, history = functions.begin(problem, x0, state), History()
+        history.fetch(carry.rows, 0, 0.0)
     step, status = _sync(carry)
     if status == Status.RUNNING:
         # No steps: this only compiles, so that no chunk's clock contains compilation.
         carry = functions.advance(problem, carry, np.int32(step))
         step, status = _sync(carry)
-    history.compile_seconds = time.perf_counter() - started
+    history.compile_seconds += time.perf_counter() - started
+    try:
+        return _loop(program, functions, problem, carry, history, options, keeper)
+    except BaseException:  # Ctrl-C, a peer that is lost, a fault in a callback
+        if keeper is not None:
+            with contextlib.suppress(Exception):  # the fault itself is what must be heard of
+                keeper.save()
+        raise
+    finally:
+        _report(None)
+
+
+def _loop(
+    program: engine.Program,
+    functions: Functions,
+    problem: stopping.Problem,
+    carry: engine.Carry,
+    history: History,
+    options: Options,
+    keeper: Keeper | None,
+) -> tuple[engine.Carry, History]:
+    """Take chunks of steps until the run ends or is asked to."""
+    step, status = _sync(carry)
     length = _first_length(options)
+    if keeper is not None:
+        keeper.remember(carry, history)
     while status == Status.RUNNING:
         before = step
         until = np.int32(min(step + length, step + program.rows))
@@ -178,11 +238,41 @@ def run(
         step, status = _sync(carry)
         elapsed = time.perf_counter() - started
         history.fetch(carry.rows, step, elapsed)
-        stop = _asked_to_stop(carry, step, history.clock, options)
+        _report((step, int(problem.max_steps), history.clock, carry))
+        if keeper is not None:
+            keeper.remember(carry, history)
+            if status == Status.RUNNING and keeper.file.due:
+                keeper.save()
+        stop = _asked_to_stop(carry, step, history.clock - history.begun, options)
         if stop is not None and status == Status.RUNNING:
+            if keeper is not None:
+                keeper.save()
             return engine.stopped(carry, stop), history
-        length = _next_length(length, max(step - before, 1), elapsed, history.clock, options)
+        spent = history.clock - history.begun
+        length = _next_length(length, max(step - before, 1), elapsed, spent, options)
+    if keeper is not None:
+        keeper.save()
     return carry, history
+
+
+def _going_on(carry: engine.Carry, max_steps: int) -> engine.Carry:
+    """Let a run go on that had ended at a limit which is now farther away."""
+    step, status = _sync(carry)
+    if status == Status.MAX_STEPS and step < max_steps:
+        return engine.stopped(carry, Status.RUNNING)
+    return carry
+
+
+def _report(where: tuple[int, int, float, engine.Carry] | None) -> None:
+    """Tell the session, if one is open, how far a run has come, or that it has ended."""
+    session = _session.current()
+    if session is None or session.progress is None:
+        return
+    if where is None:
+        session.progress(None)
+        return
+    step, most, clock, carry = where
+    session.progress((step, most, clock, float(np.asarray(carry.numbers)[0])))
 
 
 def _compile_side_by_side(
@@ -236,7 +326,7 @@ def _next_length(
     """Steps of the next chunk, for it to last CHUNK_SECONDS or to the deadline."""
     if options.loop != "auto" or options.callback is not None:
         return length
-    target = CHUNK_SECONDS
+    target = min(CHUNK_SECONDS, max(_seconds_left(), 0.0))
     if options.max_seconds is not None:
         target = min(target, max(options.max_seconds - clock, 0.0))
     ideal = target * taken / max(elapsed, 1e-9)
@@ -262,6 +352,11 @@ def _asked_to_stop(
                 return Status.STOPPED_BY_CALLBACK
         except StopIteration:
             return Status.STOPPED_BY_CALLBACK
-    if options.max_seconds is not None and clock >= options.max_seconds:
-        return Status.OUT_OF_TIME
-    return None
+    late = options.max_seconds is not None and clock >= options.max_seconds
+    return Status.OUT_OF_TIME if late or _seconds_left() <= 0 else None
+
+
+def _seconds_left() -> float:
+    """Return the time that the session leaves, infinite where none is open."""
+    session = _session.current()
+    return float("inf") if session is None else session.seconds_left()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
@@ -28,6 +29,7 @@ from gradlab._stopping import Problem
 from gradlab._trainable import Part
 from gradlab._tree import real_dtype
 from gradlab._typing import Count, GradientOperator, Loss, Name, Number, Params
+from gradlab.checkpoint import Checkpoint
 from gradlab.optimizers._protocol import takes_args
 from gradlab.optimizers.method import Method, as_method
 from gradlab.optimizers.minibatches import Minibatches, OnMinibatches
@@ -39,8 +41,9 @@ if TYPE_CHECKING:
     MethodLike: TypeAlias = str | Method | optax.GradientTransformation
     Arguments: TypeAlias = tuple[Any, ...]
     Callback: TypeAlias = Callable[[Progress], Any]
+    Keep: TypeAlias = str | Path | Checkpoint
 else:  # checked below, in the caller's words
-    MethodLike = Arguments = Callback = Any
+    MethodLike = Arguments = Callback = Keep = Any
 
 DEFAULT_STEPS = 1000
 # Steps are counted in int32, and chunks are added to the count.
@@ -72,6 +75,7 @@ def minimize(
     max_seconds: Number | None = None,
     state: Any = None,
     trainable: Any = None,
+    checkpoint: Keep | None = None,
     batches: Any = None,
 ) -> Result:
     r"""Minimise a loss over a pytree of parameters, and keep the history.
@@ -115,6 +119,10 @@ def minimize(
         state: `Result.state` of an earlier run of the same method, to go on from.
         trainable: Tree of booleans shaped like `x0` or its upper part, or a function from
             `x0` to one: leaves marked False are held fixed, and have gradient zero.
+        checkpoint: File that keeps the run, a path or a `Checkpoint`: written every ten
+            seconds, at the end and on Ctrl-C. If it is there, the run goes on from it and
+            takes the steps that it would have taken, bit for bit; a run that had ended is
+            not run again, but for more `max_steps`.
         batches: `gradlab.minibatches(size, key=key)`: the method sees that many rows of
             `args` at a time, and a recorded step is one pass through them.
 
@@ -152,6 +160,7 @@ def minimize(
             of_part, trained, chosen, args=data, max_steps=max_steps,
             gtol=gtol, ftol=ftol, xtol=xtol, grad=grad, noise=noise, has_aux=has_aux,
             trace=trace, loop=loop, callback=told, max_seconds=max_seconds, state=state,
+            checkpoint=checkpoint,
             batches=batches,
         )  # fmt: skip
         return part.complete(result, fixed)
@@ -188,12 +197,15 @@ def minimize(
         program, problem = _on_batches(program, problem, batches)
     if state is not None:
         check_state(state, program.method.build(problem.hyperparams).init, start)
-    options = driver.Options(loop, callback, deadline, unpack)
+    keep = checkpoint
+    if keep is not None and not isinstance(keep, Checkpoint):
+        keep = Checkpoint(keep)
+    options = driver.Options(loop, callback, deadline, unpack, keep)
     finished = None
     if not _any_traced((start, problem, state)):
         finished = driver.run(program, problem, start, state, options)
     if finished is None:
-        _refuse_host_options(loop, callback, deadline)
+        _refuse_host_options(loop, callback, deadline, checkpoint)
         return _within_trace(program, problem, start, state, steps, trace, unpack)
     carry, history = finished
     return outcome(program, problem, carry, history, trace is not None, unpack)
@@ -208,12 +220,15 @@ def _check_options(args: Any, loop: Any, trace: Any) -> None:
         raise TypeError(f"`args` must be a tuple, got {type(args).__name__}. Write (data,).")
 
 
-def _refuse_host_options(loop: str, callback: Any, max_seconds: Any) -> None:
+def _refuse_host_options(
+    loop: str, callback: Any, max_seconds: Any, checkpoint: Any = None
+) -> None:
     """Raise where a run inside `jit` or `vmap` is asked to come back to Python."""
     wanted = [
         ("loop='host'", loop == "host"),
         ("callback", callback),
-        ("max_seconds", max_seconds),
+        ("max_seconds", max_seconds is not None),
+        ("checkpoint", checkpoint is not None),
     ]
     for name, asked in wanted:
         if asked:

@@ -1,0 +1,75 @@
+"""A run in its checkpoint: what it belongs to, and the last place where a chunk has ended."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from gradlab import _engine as engine
+from gradlab import _fingerprint
+from gradlab import _stopping as stopping
+from gradlab._typing import Params
+from gradlab.checkpoint import Checkpoint
+
+__all__ = ["Keeper"]
+
+
+class Keeper:
+    """Keeps a run in its checkpoint, always at a point where a chunk has ended."""
+
+    def __init__(
+        self,
+        file: Checkpoint,
+        program: engine.Program,
+        problem: stopping.Problem,
+        x0: Params,
+        state: Any,
+    ) -> None:
+        self.file = file
+        self.kept: tuple[engine.Carry, Any, int, float] | None = None
+        self.written = False
+        begin = functools.partial(engine.begin, program)
+        advance = functools.partial(engine.advance, program)
+        self.shapes = jax.eval_shape(begin, problem, x0, state)
+        limit = np.zeros((), np.int32)  # a run may be given more steps later
+        inputs = (problem._replace(max_steps=limit), x0, state)
+        self.signature = {
+            "versions": _fingerprint.environment(),
+            "problem": _fingerprint.of_values(inputs),
+            "program": _fingerprint.of_program(advance, problem, self.shapes, np.int32(0)),
+        }
+
+    def restore(self) -> tuple[engine.Carry, dict[str, Any]] | None:
+        """Return the run as it was kept, or None if it is new."""
+        rows = self.shapes.rows
+        past = {
+            "numbers": _Like(rows.numbers.dtype),
+            "counts": _Like(rows.counts.dtype),
+            "seconds": _Like(np.dtype(float)),
+            "clock": _Like(np.dtype(float)),
+            "params": jax.tree.map(lambda x: _Like(x.dtype), rows.params),
+        }
+        return self.file.read(self.signature, self.shapes, past)
+
+    def remember(self, carry: engine.Carry, history: Any) -> None:
+        """Note where the run stands."""
+        self.kept = (carry, history, len(history.numbers), history.clock)
+        self.written = False
+
+    def save(self) -> None:
+        """Write what was remembered last."""
+        if self.kept is None or self.written:
+            return
+        carry, history, fetches, clock = self.kept
+        self.file.write(self.signature, carry, history.first(fetches, clock))
+        self.written = True
+
+
+class _Like:
+    """A leaf of which only the type is known."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype

@@ -1,0 +1,300 @@
+"""A run that is kept goes on bit for bit; a file that is not its own is refused."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import gradlab as gl
+from gradlab import _driver
+from gradlab import checkpoint as checkpoints
+
+
+def loss(params, x, y):
+    return jnp.mean((jnp.tanh(x @ params["w"]) + params["b"] - y) ** 2)
+
+
+X = jnp.sin(jnp.arange(60.0)).reshape(20, 3)
+Y = jnp.cos(jnp.arange(20.0))
+START = {"w": jnp.ones(3), "b": jnp.zeros(())}
+
+
+def noisy():
+    """A stochastic method, its random key in its state."""
+    noise = optax.add_noise(0.1, 0.55, key=jax.random.key(3))
+    return optax.chain(noise, optax.adam(1e-2))
+
+
+METHOD = noisy()
+
+
+def run(steps, keep=None, method=METHOD, start=START, x=X, function=loss, **options):
+    options = {"max_steps": steps, "gtol": 0.0, **options}
+    return gl.minimize(function, start, method, args=(x, Y), checkpoint=keep, **options)
+
+
+def assert_same(a, b):
+    """Assert that two results are equal to the last bit, but for the clock."""
+    for trace in (a.trace, b.trace):
+        assert np.all(np.diff(trace.seconds) >= 0)
+    clocks = {"seconds": None, "compile_seconds": None}
+    a, b = (r._replace(trace=r.trace._replace(**clocks)) for r in (a, b))
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if jax.dtypes.issubdtype(left.dtype, jax.dtypes.prng_key):
+            left, right = jax.random.key_data(left), jax.random.key_data(right)
+        np.testing.assert_array_equal(np.asarray(left), np.asarray(right))
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return run(400)
+
+
+def test_a_run_in_pieces_is_the_run_in_one(whole, tmp_path):
+    for steps in (7, 30, 31, 400):
+        pieces = run(steps, tmp_path / "run.npz")
+        assert int(pieces.nit) == steps
+    assert_same(pieces, whole)
+
+
+def test_a_run_that_had_ended_is_not_run_again(whole, tmp_path, monkeypatch):
+    run(400, tmp_path / "run.npz")
+    monkeypatch.setattr(_driver, "_next_length", None)
+    again = run(400, str(tmp_path / "run.npz"))
+    assert_same(again, whole)
+
+
+@pytest.mark.parametrize("method", ["newton", "optax_lbfgs"])
+def test_every_kind_of_method_goes_on(method, tmp_path):
+    keep = tmp_path / "run.npz"
+    run(2, keep, method, gtol=None)
+    assert_same(run(12, keep, method, gtol=None), run(12, None, method, gtol=None))
+
+
+def test_iterates_and_callbacks_survive_too(tmp_path):
+    seen = []
+    options = {"trace": "params", "callback": lambda p: seen.append(p.step)}
+    run(5, tmp_path / "run.npz", **options)
+    pieces = run(9, tmp_path / "run.npz", **options)
+    assert seen == list(range(1, 10))
+    assert pieces.trace.params["w"].shape == (10, 3)
+    assert_same(pieces, run(9, None, **options))
+
+
+def test_float32_and_bfloat16_go_on(tmp_path):
+    start = {"w": jnp.ones(3, jnp.bfloat16), "b": jnp.zeros((), jnp.float32)}
+    method = gl.make("adam", learning_rate=0.1)
+    run(3, tmp_path / "run.npz", method, start)
+    pieces = run(6, tmp_path / "run.npz", method, start)
+    assert pieces.x["w"].dtype == jnp.bfloat16
+    assert_same(pieces, run(6, None, method, start))
+
+
+def test_a_run_stopped_by_time_goes_on(whole, tmp_path):
+    keep = tmp_path / "run.npz"
+    stopped = run(400, keep, max_seconds=0)
+    assert gl.Status(int(stopped.status)) == gl.Status.OUT_OF_TIME
+    assert_same(run(400, keep), whole)
+
+
+def test_ctrl_c_saves_the_run(whole, tmp_path):
+    def interrupt(progress):
+        if progress.step == 12:
+            raise KeyboardInterrupt
+
+    keep = gl.Checkpoint(tmp_path / "run.npz", every=1000)
+    with pytest.raises(KeyboardInterrupt):
+        run(400, keep, callback=interrupt)
+    seen = []
+    pieces = run(400, keep, callback=lambda p: seen.append(p.step))
+    assert seen[0] == 13
+    assert_same(pieces, whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"x": X + 1e-9}, "another problem"),
+        ({"start": {"w": jnp.zeros(3), "b": jnp.zeros(())}}, "another problem"),
+        ({"function": lambda p, x, y: 2 * loss(p, x, y)}, "another program"),
+        ({"method": "newton"}, "another program"),
+        ({"gtol": 1e-9}, "another problem"),
+        ({"ftol": 1e-9}, "another pro"),
+    ],
+)
+def test_another_runs_file_is_refused(change, told, tmp_path):
+    keep = tmp_path / "run.npz"
+    run(2, keep)
+    before = keep.read_bytes()
+    with pytest.raises(ValueError, match=rf"does not belong to this run: {told}"):
+        run(2, keep, **change)
+    assert keep.read_bytes() == before
+
+
+def test_another_version_is_refused_by_its_number(tmp_path, monkeypatch):
+    run(2, tmp_path / "run.npz")
+    monkeypatch.setattr(gl, "__version__", "99.0")
+    with pytest.raises(ValueError, match=r"gradlab 0\..* there, 99\.0 here"):
+        run(2, tmp_path / "run.npz")
+
+
+def test_a_newer_layout_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "SCHEMA", 7)
+    run(2, tmp_path / "run.npz")
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"has schema 7, and this gradlab reads up to 1"):
+        run(2, tmp_path / "run.npz")
+
+
+def _flipped(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
+
+
+def _huge_header(content):
+    header = "{'descr': '<f8', 'fortran_order': False, 'shape': (10000000000000,), }"
+    header = header.ljust(117) + "\n"
+    array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+    return _rewritten(content, "numbers0000.npy", array)
+
+
+def _pickled(content):
+    target = io.BytesIO()
+    np.save(target, np.array([print], dtype=object), allow_pickle=True)
+    return _rewritten(content, "numbers0000.npy", target.getvalue())
+
+
+def _bomb(content):
+    return _rewritten(content, "numbers0000.npy", b"\0" * 10**7, zipfile.ZIP_DEFLATED)
+
+
+def _rewritten(content, name, replacement, compression=zipfile.ZIP_STORED):
+    target = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(target, "w") as new:
+        for member in old.namelist():
+            data = replacement if member == name else old.read(member)
+            new.writestr(member, data, compression if member == name else 0)
+    return target.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:100],
+        lambda content: content[:-10],
+        lambda content: b"",
+        lambda content: b"not a file of ours",
+        lambda content: _rewritten(content, "carry0000.npy", b""),
+        _flipped,
+        _huge_header,
+        _pickled,
+        _bomb,
+    ],
+)
+def test_a_damaged_file_is_named_and_kept(damage, tmp_path):
+    keep = tmp_path / "run.npz"
+    run(3, keep)
+    damaged = damage(keep.read_bytes())
+    keep.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"run\.npz' is damaged"):
+        run(3, keep)
+    assert keep.read_bytes() == damaged
+
+
+def test_a_full_disk_is_told_and_leaves_no_stump(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gradlab._files.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(3, tmp_path / "run.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_inside_a_transformation_there_is_nothing_to_keep(tmp_path):
+    with pytest.raises(ValueError, match=r"checkpoint cannot be used inside jax.jit"):
+        jax.jit(lambda x: run(3, tmp_path / "run.npz", x=x).x)(X)
+
+
+def test_every_must_be_positive():
+    with pytest.raises(ValueError, match=r"`every` must be a positive number"):
+        gl.Checkpoint("run.npz", every=0)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+import jax
+import numpy as np
+jax.config.update("jax_enable_x64", True)
+import gradlab as gl
+sys.path.insert(0, sys.argv[1])
+import test_resume as t
+folder = Path(sys.argv[2])
+keep = gl.Checkpoint(folder / "run.npz", every=0.02)
+print("started", flush=True)
+result = t.run(int(sys.argv[3]), keep)
+trace = {k: np.asarray(v) for k, v in result.trace._asdict().items() if v is not None}
+for name in ("seconds", "compile_seconds"):
+    del trace[name]
+np.savez(folder / "end.npz", **result.x, **trace, status=np.asarray(result.status))
+"""
+
+
+def _killed_and_resumed(folder, steps, kills, seed):
+    """Run in processes that are killed at random moments, and return how often and the end."""
+    rng = np.random.default_rng(seed)
+    command = [
+        sys.executable,
+        "-c",
+        KILLED,
+        str(Path(__file__).parent),
+        str(folder),
+        str(steps),
+    ]
+    done = 0
+    while True:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ)
+        try:
+            assert process.stdout.readline() == b"started\n"
+            if done < kills:
+                time.sleep(rng.uniform(0.0, 2.0))
+                if process.poll() is None:
+                    process.kill()
+                    done += 1
+            process.wait(timeout=120)
+        finally:
+            process.kill()
+            process.stdout.close()
+        if (folder / "end.npz").exists():
+            return done, (folder / "end.npz").read_bytes()
+        assert process.returncode == -signal.SIGKILL
+
+
+def _survives(tmp_path, steps, kills):
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "whole").mkdir()
+    done, end = _killed_and_resumed(tmp_path / "killed", steps, kills, seed=kills)
+    none, expected = _killed_and_resumed(tmp_path / "whole", steps, 0, seed=0)
+    assert (none, done) == (0, kills)
+    assert end == expected
+
+
+def test_a_run_killed_twice_ends_where_it_would_have(tmp_path):
+    _survives(tmp_path, 300_000, 2)
+
+
+@pytest.mark.slow
+def test_a_run_killed_twenty_times_ends_where_it_would_have(tmp_path):
+    _survives(tmp_path, 2_000_000, 20)
