@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gradlab import _certify, _session
@@ -19,6 +20,7 @@ from gradlab import _engine as engine
 from gradlab import _stopping as stopping
 from gradlab._keeper import Keeper
 from gradlab._layout import OfVector
+from gradlab._tree import norm
 from gradlab._typing import Params
 from gradlab.checkpoint import Checkpoint
 from gradlab.result import Status
@@ -111,14 +113,23 @@ class History:
 
 
 class Functions(NamedTuple):
-    """The functions of one program, and the kinds of arguments they are compiled for."""
+    """The functions of one program, and the kinds of arguments they are compiled for.
+
+    Methods that search along their step themselves have an `advance` of their own: large
+    code that compiles for long and takes few steps; all others take many cheap ones.
+    """
 
     begin: Any
     advance: Any
+    advance_searching: Any
     examine: Callable[..., Any]
     gradient: Callable[..., Params]
     aux: Callable[..., Any]
     compiled_for: set[Any]
+
+    def loop(self, carry: engine.Carry) -> Any:
+        """Return the loop for a carry."""
+        return self.advance_searching if carry.anchor is None else self.advance
 
 
 _cache: OrderedDict[engine.Program, Functions] = OrderedDict()
@@ -144,10 +155,11 @@ def inline(program: engine.Program) -> Functions:
     def advance(problem, carry, until):
         return engine.advance(program, problem, engine.rewind(carry), until)
 
-    def examine(args, x, noise, length):
+    def examine(args, x, noise, largest):
         # With thousands of leaves each copy of the loss compiles for a minute.
         smooth = not isinstance(program.loss, OfVector)
         smooth = smooth and program.has_second_derivatives(args, x)
+        length = jnp.maximum(norm(x), largest)
         return _certify.examine(program.value_fn(args), x, noise, length, smooth=smooth)
 
     def gradient(args, x):
@@ -155,6 +167,7 @@ def inline(program: engine.Program) -> Functions:
 
     return Functions(
         functools.partial(engine.begin, program),
+        advance,
         advance,
         examine,
         gradient,
@@ -165,16 +178,18 @@ def inline(program: engine.Program) -> Functions:
 
 def _compile(program: engine.Program) -> Functions:
     """Build the functions of a program, each compiled when first called."""
-    *functions, compiled_for = inline(program)
-    jitted = (jax.jit(f, compiler_options=_compiler_options()) for f in functions)
-    return Functions(*jitted, compiled_for)
+    plain = inline(program)
+    *functions, compiled_for = plain
+    quickly = [jax.jit(f, compiler_options=_quickly()) for f in functions]
+    return Functions(*quickly, compiled_for)._replace(advance=jax.jit(plain.advance))
 
 
-def _compiler_options() -> dict[str, bool]:
-    """Compile for the CPU without fusion emitters, as jaxlib 0.12 does, which has none.
+def _quickly() -> dict[str, bool]:
+    """Compiler options for large programs: no fusion emitters on the CPU.
 
-    With jaxlib 0.10 a run of `newton_cg` compiles in 0.4 s so, with them in 1.0 s, and the
-    code is as fast.
+    With jaxlib 0.10 a run of `newton_cg` compiles in 0.4 s so and in 1.0 s with them; small
+    solves take 0.9 to 1.3 times as long, but the many cheap operations of a first-order step
+    half as long again. jaxlib 0.12 compiles as fast by itself and does not know the option.
     """
     has_emitters = jax.__version_info__ < (0, 12) and jax.default_backend() == "cpu"
     return {"xla_cpu_use_fusion_emitters": False} if has_emitters else {}
@@ -202,7 +217,7 @@ def run(
     step, status = _sync(carry)
     if status == Status.RUNNING:
         # No steps: this only compiles, so that no chunk's clock contains compilation.
-        carry = functions.advance(problem, carry, np.int32(step))
+        carry = functions.loop(carry)(problem, carry, np.int32(step))
         step, status = _sync(carry)
     history.compile_seconds += time.perf_counter() - started
     try:
@@ -234,7 +249,7 @@ def _loop(
         before = step
         until = np.int32(min(step + length, step + program.rows))
         started = time.perf_counter()
-        carry = functions.advance(problem, carry, until)
+        carry = functions.loop(carry)(problem, carry, until)
         step, status = _sync(carry)
         elapsed = time.perf_counter() - started
         history.fetch(carry.rows, step, elapsed)
@@ -289,14 +304,15 @@ def _compile_side_by_side(
     if kind in functions.compiled_for:
         return True
     carry, of_begin = _traced(functions.begin, problem, x0, state)
-    _, of_advance = _traced(functions.advance, problem, carry, np.int32(0))
+    advance = functions.loop(carry)
+    _, of_advance = _traced(advance, problem, carry, np.int32(0))
     if any(isinstance(x, jax.core.Tracer) for x in (*of_begin, *of_advance)):
         return False
     functions.compiled_for.add(kind)
     begin = functions.begin.lower(problem, x0, state)
     with ThreadPoolExecutor(1) as pool:
         compiling = pool.submit(begin.compile)
-        functions.advance.lower(problem, carry, np.int32(0)).compile()
+        advance.lower(problem, carry, np.int32(0)).compile()
         compiling.result()
     return True
 

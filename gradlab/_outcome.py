@@ -12,7 +12,7 @@ import numpy as np
 from gradlab import _driver as driver
 from gradlab import _engine as engine
 from gradlab._stopping import Counts, Numbers, Problem, default_gtol
-from gradlab._tree import norm, num_params, select
+from gradlab._tree import num_params, select
 from gradlab._typing import Params
 from gradlab.certificate import Certificate, Kind
 from gradlab.optimizers._protocol import last_link, looks_at_rest
@@ -125,12 +125,12 @@ def _examined(
     examine = _function(program, "examine", from_python)
 
     def look() -> Certificate:
-        length = jnp.maximum(norm(carry.params), numbers.largest_size)
-        found = examine(problem.args, carry.params, problem.noise, length)
-        return jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), found, told)
+        found = examine(problem.args, carry.params, problem.noise, numbers.largest_size)
+        found = jax.device_get(found) if from_python else found
+        return jax.tree.map(lambda new, old: new.astype(old.dtype), found, told)
 
     if from_python:
-        certificate = jax.device_get(look()) if doubtful else told
+        certificate = look() if doubtful else told
     else:
         looked = jax.lax.cond(engine.any_lane(doubtful), look, lambda: told)
         certificate = select(doubtful, looked, told)
