@@ -225,6 +225,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         dtype=options.dtype,
         seed=options.seed,
         script=__file__,
+        options=options,
     ) as run:
         comparison = measure(quick=options.quick, seed=options.seed)
         run.summary["answer"] = answer(comparison)

@@ -41,7 +41,11 @@ def run(arguments: Sequence[str]) -> int | None:
     with _cli_load.this_folder():
         _subjects(options)  # what is wrong with them is told before a folder is made
         with runs.record(
-            "compare", root=options.out, dtype=options.dtype, seed=options.seed
+            "compare",
+            root=options.out,
+            dtype=options.dtype,
+            seed=options.seed,
+            options=options,
         ) as folder:
             with _cli_load.refusals():
                 comparison = _measure(options)
@@ -211,6 +215,7 @@ def draw(comparison: Any, x: str | None = None) -> dict[str, Any]:
             comparison.select(problem=name), x=measure
         ).figure
         for name in comparison.problems
+        if any(r.trace is not None for r in comparison.runs if r.problem == name)
         for measure in ([x] if x else MEASURES)
     }
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gradlab import _compile_cache
+from gradlab import _cli_interrupt, _compile_cache
 from gradlab._errors import nearest
 
 __all__ = [
@@ -24,12 +24,15 @@ __all__ = [
     "parser",
     "positive",
     "several",
+    "tell",
     "unknown",
     "whole_number",
 ]
 
 DTYPES = ("float32", "float64")
 _FEW = 16  # names that still fit two lines of a terminal
+# What an interrupted run is told anew.
+_OF_THIS_TIME = ("--resume", "--max-seconds")
 USAGE, INTERRUPTED = 2, 130  # exit codes: argparse's own, and a shell's for Ctrl-C
 
 
@@ -45,18 +48,54 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=layout, **texts)  # type: ignore[arg-type]
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse, or exit with code 2 and one line that says what to write instead."""
+        """Parse, or exit with code 2 and one line that says what to write instead.
+
+        `options.given` are the arguments. With nothing but `--resume` (and `--max-seconds`)
+        they are those of the run that goes on.
+        """
+        args = list(sys.argv[1:] if args is None else args)
         options, rest = self.parse_known_args(args, namespace)
         if rest:
             kind = "option" if rest[0].startswith("-") else "argument"
             known = [name for name in self._option_string_actions if name.startswith("--")]
             name = rest[0].split("=")[0]
             self.error(f"unknown {kind} {name!r}.{nearest(name, known)}")
+        options.given = _without(args, _OF_THIS_TIME)
+        folder = getattr(options, "resume", None)
+        if folder is None or options.given:
+            return options
+        earlier = recorded(folder)
+        options, _ = self.parse_known_args([*earlier, *args])
+        options.given = earlier
         return options
 
     def error(self, message: str) -> NoReturn:
         """Say in one line what is wrong, and leave with code 2."""
         self.exit(USAGE, f"{self.prog}: error: {message} `{self.prog} --help` tells more.\n")
+
+
+def recorded(folder: str) -> list[str]:
+    """Return the arguments of an earlier run, from its summary."""
+    from gradlab._json import read_json
+
+    try:
+        arguments = read_json(Path(folder) / "summary.json")["arguments"]
+        return [str(argument) for argument in arguments]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"--resume {folder}: there is no summary.json of a run that can go on ({error})."
+        ) from error
+
+
+def _without(arguments: list[str], names: Iterable[str]) -> list[str]:
+    """Leave out options that take a value, and their values."""
+    kept, skip = [], False
+    for argument in arguments:
+        if not skip and argument.partition("=")[0] not in names:
+            kept.append(argument)
+            continue
+        skip = not skip and "=" not in argument
+    return kept
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
@@ -145,8 +184,24 @@ def add_run_options(made: Parser) -> None:
         help="precision of all arithmetic (float64)",
     )
     made.add_argument(
+        "--max-seconds",
+        type=positive,
+        metavar="S",
+        help="end after so long with what there is; --resume goes on (no limit)",
+    )
+    made.add_argument(
+        "--resume",
+        metavar="DIR",
+        help="go on with the run in this folder; what it has finished is not run again",
+    )
+    made.add_argument(
         "--seed", default=0, type=whole_number(0), metavar="N", help="random seed (0)"
     )
+
+
+def tell(text: str) -> None:
+    """Say something beside the results."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def console(main: Callable[[], int | None], prog: str | None = None) -> NoReturn:
@@ -156,16 +211,17 @@ def console(main: Callable[[], int | None], prog: str | None = None) -> NoReturn
     thread can crash the interpreter.
     """
     _compile_cache.switch_on()
+    _cli_interrupt.watched()
     code = guarded(main, prog or Path(sys.argv[0]).name)
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     if code == INTERRUPTED:
-        os._exit(code)
+        os._exit(_cli_interrupt.code())
     sys.exit(code)
 
 
 def guarded(main: Callable[[], int | None], prog: str) -> int:
-    """Call `main` and return an exit code: 0, 2 for a usage error, 130 after Ctrl-C.
+    """Call `main` and return its exit code, 2 for a usage error, or 130 after Ctrl-C.
 
     A usage error and a missing extra take one line on stderr. Any other exception is a
     fault, and keeps its traceback.
@@ -184,6 +240,10 @@ def guarded(main: Callable[[], int | None], prog: str) -> int:
         print(f"{prog}: error: {error}", file=sys.stderr)
     except ImportError as error:
         if "pip install" not in str(error):
+            raise
+        print(f"{prog}: error: {error}", file=sys.stderr)
+    except ValueError as error:
+        if not getattr(error, "for_the_terminal", False):
             raise
         print(f"{prog}: error: {error}", file=sys.stderr)
     return USAGE

@@ -34,6 +34,7 @@ def run(arguments: Sequence[str]) -> int | None:
             dtype=options.dtype,
             seed=options.seed,
             script=_file_of(loss),
+            options=options,
         ) as folder:
             return _diagnose(folder, loss, at() if callable(at) else at, batch, options)
 

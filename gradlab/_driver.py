@@ -244,7 +244,7 @@ def _loop(
     step, status = _sync(carry)
     length = _first_length(options)
     if keeper is not None:
-        keeper.remember(carry, history)
+        keeper.remember(carry, history, written=keeper.found)
     while status == Status.RUNNING:
         before = step
         until = np.int32(min(step + length, step + program.rows))
@@ -368,8 +368,13 @@ def _asked_to_stop(
                 return Status.STOPPED_BY_CALLBACK
         except StopIteration:
             return Status.STOPPED_BY_CALLBACK
-    late = options.max_seconds is not None and clock >= options.max_seconds
-    return Status.OUT_OF_TIME if late or _seconds_left() <= 0 else None
+    if options.max_seconds is not None and clock >= options.max_seconds:
+        return Status.OUT_OF_TIME
+    session = _session.current()
+    if session is not None and session.seconds_left() <= 0:
+        session.cut = True
+        return Status.OUT_OF_TIME
+    return None
 
 
 def _seconds_left() -> float:

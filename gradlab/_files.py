@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["write_whole"]
+__all__ = ["being_written", "write_whole"]
+
+_written: list[Path] = []
 
 
 def write_whole(path: str | Path, content: bytes) -> None:
@@ -16,6 +18,7 @@ def write_whole(path: str | Path, content: bytes) -> None:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    _written.append(path)
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -25,3 +28,10 @@ def write_whole(path: str | Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        _written.remove(path)
+
+
+def being_written() -> bool:
+    """Whether a file is being written at this moment, by some thread."""
+    return bool(_written)

@@ -30,7 +30,7 @@ class Keeper:
     ) -> None:
         self.file = file
         self.kept: tuple[engine.Carry, Any, int, float] | None = None
-        self.written = False
+        self.written = self.found = False
         begin = functools.partial(engine.begin, program)
         advance = functools.partial(engine.advance, program)
         self.shapes = jax.eval_shape(begin, problem, x0, state)
@@ -52,12 +52,14 @@ class Keeper:
             "clock": _Like(np.dtype(float)),
             "params": jax.tree.map(lambda x: _Like(x.dtype), rows.params),
         }
-        return self.file.read(self.signature, self.shapes, past)
+        found = self.file.read(self.signature, self.shapes, past)
+        self.found = found is not None
+        return found
 
-    def remember(self, carry: engine.Carry, history: Any) -> None:
-        """Note where the run stands."""
+    def remember(self, carry: engine.Carry, history: Any, *, written: bool = False) -> None:
+        """Note where the run stands, and whether the file says so already."""
         self.kept = (carry, history, len(history.numbers), history.clock)
-        self.written = False
+        self.written = written
 
     def save(self) -> None:
         """Write what was remembered last."""

@@ -34,6 +34,7 @@ class Session:
             the loss; with None when a run has ended.
         shard: "data", "runs" or None: what is spread over all devices.
         label: What is being run, for the progress.
+        cut: Whether the deadline has ended something early.
     """
 
     folder: Path | None = None
@@ -41,6 +42,7 @@ class Session:
     progress: Callable[[tuple[int, int, float, float] | None], None] | None = None
     shard: str | None = None
     label: str = ""
+    cut: bool = False
     _seen: Counter[str] = field(default_factory=Counter)
 
     def part(self, *names: object) -> Path | None:

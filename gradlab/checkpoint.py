@@ -22,13 +22,19 @@ import numpy as np
 from gradlab._files import write_whole
 from gradlab._fingerprint import plain
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "CheckpointError"]
 
 SCHEMA = 1  # of the file; raised when a reader of the older layout would go wrong
 # A killed run loses no more than this.
 EVERY = 10.0
 # Writing takes no more than this share of the time.
 _SHARE = 0.05
+
+
+class CheckpointError(ValueError):
+    """A file that no run can go on from; the message is for the person at the terminal."""
+
+    for_the_terminal = True
 
 
 class Checkpoint:
@@ -98,7 +104,7 @@ class Checkpoint:
             return None
         told, arrays = _unpacked(self.path)
         if told.get("schema", 0) > SCHEMA:
-            raise ValueError(
+            raise CheckpointError(
                 f"{str(self.path)!r} has schema {told['schema']}, and this gradlab reads up to "
                 f"{SCHEMA}. Upgrade gradlab to go on from it."
             )
@@ -107,7 +113,7 @@ class Checkpoint:
             state = _restored(carry, arrays, "carry", told["keys"])
             past = {name: _restored(tree, arrays, name) for name, tree in history.items()}
         except (KeyError, ValueError, TypeError, IndexError) as error:
-            raise ValueError(f"{str(self.path)!r} is damaged: {error}.") from error
+            raise CheckpointError(f"{str(self.path)!r} is damaged: {error}.") from error
         return state, past
 
 
@@ -122,7 +128,7 @@ def _check(path: Path, told: Mapping[str, Any], expected: Mapping[str, Any]) -> 
             what = ", ".join(f"{k} {found.get(k)} there, {value[k]} here" for k in differing)
         else:
             what = f"another {name}"
-        raise ValueError(
+        raise CheckpointError(
             f"{str(path)!r} does not belong to this run: {what}. Delete it to start anew, or "
             "run what it was made by."
         )
@@ -162,7 +168,9 @@ def _unpacked(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error,
         NotImplementedError, MemoryError,
     ) as error:  # fmt: skip
-        raise ValueError(f"{str(path)!r} is damaged, or no checkpoint: {error}.") from error
+        raise CheckpointError(
+            f"{str(path)!r} is damaged, or no checkpoint: {error}."
+        ) from error
     return told, arrays
 
 

@@ -19,11 +19,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gradlab import _environment
-from gradlab._cli_console import DTYPES, UsageError, console, parser
+from gradlab import _cli_interrupt, _environment
+from gradlab._cli_console import DTYPES, UsageError, console, parser, tell
+from gradlab._cli_progress import progress_of
 from gradlab._environment import SCHEMA
 from gradlab._files import write_whole
 from gradlab._json import to_json
+from gradlab._session import Session, within
 
 __all__ = [
     "RunFolder",
@@ -35,6 +37,7 @@ __all__ = [
     "record",
 ]
 
+PARTS = "parts"  # the folder within a run's that keeps what it has finished
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -114,12 +117,14 @@ def record(
     dtype: str = "float64",
     seed: int = 0,
     script: str | Path = __file__,
+    options: argparse.Namespace | None = None,
 ) -> Iterator[RunFolder]:
     """Claim a run folder and keep its `summary.json` true until the run has ended.
 
-    Inside the `with` block JAX computes in `dtype`. The summary is written when the run
-    starts (`status` "running", so a killed run stays recognisable) and when it ends
-    ("finished", "failed" or "interrupted").
+    Inside the `with` block JAX computes in `dtype`, and what `compare` runs is kept in the
+    folder's `parts`. The summary is written when the run starts (`status` "running", so a
+    killed run stays recognisable) and when it ends ("finished", "failed", "interrupted" or
+    "out of time").
 
     Args:
         name: What ran; the folder is `<root>/<name>-<number>`.
@@ -127,34 +132,100 @@ def record(
         dtype: "float64" or "float32".
         seed: Seed the run was asked to use; recorded only.
         script: File whose repository's commit is recorded.
+        options: What the parser returned; of it `resume`, the folder of an earlier run that
+            goes on, `max_seconds`, and the arguments `given`, which are recorded.
 
     Yields:
         The `RunFolder`.
 
     Raises:
-        UsageError: If the folder cannot be made or written to.
+        UsageError: If the folder cannot be made or written to, or `resume` names none that
+            can go on.
         ValueError: If `name` could leave `root`, or `dtype` is neither.
     """
     if dtype not in DTYPES:
         raise ValueError(f"`dtype` must be one of {DTYPES}, got {dtype!r}.")
-    run = RunFolder(claim(root, name), {"schema": SCHEMA, "name": name, "status": "running"})
+    earlier = getattr(options, "resume", None)
+    given = list(getattr(options, "given", []))
+    if earlier:
+        run = _reopened(Path(earlier), name, dtype)
+    else:
+        run = RunFolder(claim(root, name), {"schema": SCHEMA, "name": name})
+        run.summary.update(start=_now(), command=shlex.join(sys.argv), arguments=given)
     import jax
 
-    with jax.enable_x64(dtype == "float64"):
-        run.summary.update(start=_now(), command=shlex.join(sys.argv), dtype=dtype, seed=seed)
+    session = _session(run.folder, getattr(options, "max_seconds", None))
+    started = time.perf_counter()
+
+    def unheard() -> None:
+        run.finish("interrupted", seconds=time.perf_counter() - started)
+
+    with (
+        jax.enable_x64(dtype == "float64"),
+        within(session),
+        _cli_interrupt.before_leaving(unheard),
+    ):
+        run.summary.update(status="running", dtype=dtype, seed=seed)
         run.summary.update(_environment.describe(script))
         with _refusals_as_usage_errors(run.folder):
+            (run.folder / PARTS).mkdir(exist_ok=True)
             run.write_json("summary.json", run.summary)
-        started = time.perf_counter()
         try:
             yield run
         except BaseException as error:
+            if session.cut and isinstance(error, Exception):
+                # What was cut short left the experiment without what it draws or tells.
+                _ended(run, session, time.perf_counter() - started)
+                return
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             told = f"{type(error).__name__}: {error}"
             with contextlib.suppress(OSError):  # the error itself is what must be heard of
                 run.finish(status, error=told, seconds=time.perf_counter() - started)
+            if status == "interrupted" and any((run.folder / PARTS).iterdir()):
+                tell(f"Saved; go on with --resume {run.folder}")
             raise
-        run.finish("finished", seconds=time.perf_counter() - started)
+        _ended(run, session, time.perf_counter() - started)
+
+
+def _session(folder: Path, max_seconds: float | None) -> Session:
+    """Build what the runs inside a folder are asked for."""
+    session = Session(folder / PARTS)
+    if max_seconds is not None:
+        session.deadline = time.monotonic() + max_seconds
+    session.progress = progress_of(session)
+    return session
+
+
+def _ended(run: RunFolder, session: Session, seconds: float) -> None:
+    """Write how a run ended by itself: with all it had to do, or because its time was up."""
+    parts = run.folder / PARTS
+    with contextlib.suppress(OSError):  # fails where there are parts, which are kept
+        parts.rmdir()
+    if not session.cut:
+        run.finish("finished", seconds=seconds)
+        return
+    run.finish("out of time", seconds=seconds)
+    tell(f"The time was up; go on with --resume {run.folder}")
+
+
+def _reopened(folder: Path, name: str, dtype: str) -> RunFolder:
+    """Open the folder of an earlier run to go on with it."""
+    from gradlab import stored
+
+    try:
+        summary = stored.read_summary(folder)
+    except ValueError as error:
+        raise UsageError(f"--resume {folder}: {error}") from error
+    for what, expected in (("name", name), ("dtype", dtype)):
+        if summary.get(what) != expected:
+            raise UsageError(
+                f"--resume {folder}: that is a run of {what} {summary.get(what)!r}, not "
+                f"{expected!r}."
+            )
+    summary.setdefault("resumed", []).append(_now())
+    for word in ("error", "end"):
+        summary.pop(word, None)
+    return RunFolder(folder, summary)
 
 
 @contextlib.contextmanager
@@ -169,7 +240,7 @@ def experiment(
         argv: The arguments; by default those of the process.
 
     Yields:
-        The parsed options (`quick`, `out`, `dtype`, `seed`) and the `RunFolder`.
+        The parsed options (`quick`, `out`, `dtype`, `seed`, …) and the `RunFolder`.
 
     Raises:
         UsageError: If the folder cannot be made or written to.
@@ -177,7 +248,12 @@ def experiment(
     name = Path(script).stem
     options = parser(name, question).parse_args(argv)
     with record(
-        name, root=options.out, dtype=options.dtype, seed=options.seed, script=script
+        name,
+        root=options.out,
+        dtype=options.dtype,
+        seed=options.seed,
+        script=script,
+        options=options,
     ) as run:
         yield options, run
 

@@ -213,7 +213,7 @@ def test_the_command_writes_page_text_and_numbers(tmp_path, monkeypatch, capsys)
     assert code == 0
     assert "The first and second derivatives are right." in printed
     names = {"report.html", "diagnosis.json", "diagnosis.txt", "history.csv", "summary.json"}
-    assert names == {path.name for path in folder.iterdir()}
+    assert {*names, "parts"} == {path.name for path in folder.iterdir()}
     assert (folder / "diagnosis.txt").read_text() in printed
     Links((folder / "report.html").read_text())
 

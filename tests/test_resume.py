@@ -16,8 +16,10 @@ import optax
 import pytest
 
 import gradlab as gl
-from gradlab import _driver
+from gradlab import _cli_progress, _driver, _session
 from gradlab import checkpoint as checkpoints
+from gradlab._json import read_json, to_json
+from gradlab.cli import main
 
 
 def loss(params, x, y):
@@ -298,3 +300,174 @@ def test_a_run_killed_twice_ends_where_it_would_have(tmp_path):
 @pytest.mark.slow
 def test_a_run_killed_twenty_times_ends_where_it_would_have(tmp_path):
     _survives(tmp_path, 2_000_000, 20)
+
+
+# The command line
+
+
+LONG = ["--methods", "adam", "--max-steps", "1000000000", "--problem", "rosenbrock:n=200"]
+PROGRAM = [sys.executable, "-m", "gradlab"]
+
+
+def _environment(tmp_path):
+    return {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1"}
+
+
+def _summary(folder):
+    return read_json(folder / "summary.json")
+
+
+def _wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_within_a_second(number, code, tmp_path):
+    folder = tmp_path / "runs" / "compare-1"
+    command = [*PROGRAM, "compare", "--no-tune", *LONG]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=tmp_path, env=_environment(tmp_path), **pipes)
+    try:
+        _wait_for(lambda: (folder / "summary.json").exists())
+        time.sleep(6)  # until it runs, or compiles
+        start = time.monotonic()
+        process.send_signal(number)
+        _, told = process.communicate(timeout=20)
+        took = time.monotonic() - start
+    finally:
+        process.kill()
+    assert process.returncode == code
+    assert took < 3  # a second on a machine that does nothing else
+    assert _summary(folder)["status"] == "interrupted"
+    assert "interrupted" in told
+
+
+def test_time_ends_a_comparison_and_resume_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    short = ["compare", "--problem", "rosenbrock", "--methods", "newton,adam"]
+    settings = ["--max-steps", "20", "--x", "cost"]
+    assert main([*short, *settings, "--max-seconds", "1e-9"]) == 0
+    printed = capsys.readouterr()
+    assert "OutOfTimeError" in printed.out
+    assert "go on with --resume runs/compare-1" in printed.err
+    folder = tmp_path / "runs" / "compare-1"
+    assert _summary(folder)["status"] == "out of time"
+    assert main(["compare", "--resume", "runs/compare-1"]) == 0
+    once = _summary(folder)
+    assert once["status"] == "finished"
+    assert len(once["resumed"]) == 1
+    history = (folder / "history.csv").read_bytes()
+    parts = {path: path.stat().st_mtime_ns for path in (folder / "parts").iterdir()}
+    monkeypatch.setattr(_driver, "_next_length", None)  # nothing may run any more
+    assert main(["compare", "--resume", "runs/compare-1"]) == 0
+    assert (folder / "history.csv").read_bytes() == history
+    assert {path: path.stat().st_mtime_ns for path in (folder / "parts").iterdir()} == parts
+    assert [p.name for p in (tmp_path / "runs").iterdir()] == ["compare-1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--resume", "nowhere"], "there is no summary.json of a run that can go on"),
+        (["--resume", "other", "--problem", "square"], "a run of name 'other', not 'compare'"),
+        (
+            ["--resume", "single", "--problem", "square"],
+            "a run of dtype 'float32', not 'float64'",
+        ),
+        (["--resume", "newer", "--problem", "square"], "has schema 99"),
+    ],
+)
+def test_what_cannot_go_on_is_told_in_one_line(arguments, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, summary in {
+        "other": {"schema": 1, "name": "other", "dtype": "float64"},
+        "single": {"schema": 1, "name": "compare", "dtype": "float32"},
+        "newer": {"schema": 99, "name": "compare", "dtype": "float64"},
+    }.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.json").write_text(to_json(summary))
+    assert main(["compare", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+
+
+def test_a_part_of_another_problem_is_refused(tmp_path):
+    session = _session.Session(tmp_path)
+    with _session.within(session):
+        gl.compare(loss, "newton", starts=[START], args=(X, Y), max_steps=3)
+    with (
+        _session.within(_session.Session(tmp_path)),
+        pytest.raises(ValueError, match="does not belong to this run: another problem"),
+    ):
+        gl.compare(loss, "newton", starts=[START], args=(X + 1, Y), max_steps=3)
+
+
+def test_of_equal_parts_each_has_its_own_file(tmp_path):
+    session = _session.Session(tmp_path)
+    first, second = session.part("a", "b"), session.part("a", "b")
+    assert first != second
+    assert [first, second] == [_session.Session(tmp_path).part("a", "b"), second]
+    assert session.part("../../etc", "/x").parent == tmp_path
+
+
+def test_a_sweep_is_kept_and_made_again_where_damaged(tmp_path):
+    def table():
+        with _session.within(_session.Session(tmp_path)):
+            found = gl.compare(loss, "adam", starts=[START], args=(X, Y), max_steps=3)
+        return found.sweeps[0]
+
+    made = table()
+    kept = table()
+    assert kept.chosen == made.chosen
+    assert kept.seconds == made.seconds
+    np.testing.assert_array_equal(kept.losses, made.losses)
+    (path,) = tmp_path.glob("sweep*.json")
+    path.write_text(path.read_text()[:50])
+    assert table().chosen == made.chosen
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(monkeypatch, capsys):
+    session = _session.Session(label="adam on bowl")
+    show = _cli_progress.progress_of(session)
+    monkeypatch.setattr(_cli_progress, "_EVERY", 0.0)
+    show((0, 1000, 0.0, 2.0))
+    show((500, 1000, 2.0, 1.0))
+    show(None)
+    told = capsys.readouterr().err.splitlines()
+    assert told[1] == (
+        "adam on bowl: step 500 of at most 1000, loss 1, 250 steps/s, at most 2 s left"
+    )
+    assert "\x1b" not in "".join(told)
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch):
+    bars = []
+
+    class Bar:
+        n = 0
+
+        def __init__(self, **options):
+            bars.append(self)
+            self.options, self.closed = options, False
+
+        def set_postfix_str(self, text, refresh):
+            self.text = text
+
+        def update(self, count):
+            self.n += count
+
+        def close(self):
+            self.closed = True
+
+    show = _cli_progress._Bar(_session.Session(label="adam"), Bar)
+    monkeypatch.setattr(_cli_progress, "_PATIENCE", -1.0)
+    show((5, 100, 1.0, 2.0))
+    show((9, 100, 2.0, 1.0))
+    show(None)
+    (bar,) = bars
+    assert (bar.n, bar.closed, bar.text) == (9, True, "loss 1")
+    assert bar.options["desc"] == "adam"

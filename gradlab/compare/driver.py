@@ -17,8 +17,10 @@ import optax
 
 from gradlab._checks import check_count, check_positive
 from gradlab._errors import accepts_only_its_keywords, check_choice
+from gradlab._session import OutOfTimeError
 from gradlab._typing import GradientOperator, Loss, Params
 from gradlab.compare.comparison import Comparison
+from gradlab.compare.kept import announce, kept_sweep, part
 from gradlab.compare.run import Run, Sweep, trimmed
 from gradlab.compare.tuning import SWEEP_STEPS, Setting
 from gradlab.compare.tuning import tune as choose_rate
@@ -141,8 +143,10 @@ def compare(
     )
     outcomes = [_outcome(plan, label, method) for label, method in labelled.items()]
     runs = tuple(run for outcome in outcomes for run in outcome.runs)
-    if runs and all(run.error is not None for run in runs):
-        raise next(outcome.fault for outcome in outcomes if outcome.fault is not None)
+    faults = [outcome.fault for outcome in outcomes if outcome.fault is not None]
+    faults = [fault for fault in faults if not isinstance(fault, OutOfTimeError)]
+    if runs and faults and all(run.error is not None for run in runs):
+        raise faults[0]
     sweeps = tuple(outcome.sweep for outcome in outcomes if outcome.sweep is not None)
     return Comparison(runs, {} if minimum is None else {name: minimum}, sweeps)
 
@@ -155,6 +159,7 @@ def _outcome(plan: _Plan, label: str, method: Method) -> _Outcome:
     cases = list(itertools.product(plan.operators.items(), plan.starts.items()))
     blank = [Run(plan.setting.problem, label, name, seed) for (name, _), (seed, _) in cases]
     try:
+        announce(f"learning rate of {label} on {plan.setting.problem}")
         method, sweep = _tuned(plan, label, method)
     except Exception as error:
         return _Outcome([_failed(run, error) for run in blank], None, error)
@@ -164,7 +169,8 @@ def _outcome(plan: _Plan, label: str, method: Method) -> _Outcome:
     for run, ((_, operator), (_, start)) in zip(blank, cases, strict=True):
         run = dataclasses.replace(run, learning_rate=rate)
         try:
-            result, trace, cut = _limited(plan, method, operator, start)
+            announce(f"{label} on {plan.setting.problem}")
+            result, trace, cut = _limited(plan, method, operator, start, run)
         except Exception as error:
             fault = fault or error
             runs.append(_failed(run, error))
@@ -183,15 +189,18 @@ def _tuned(plan: _Plan, label: str, method: Method) -> tuple[Method, Sweep | Non
     wanted = plan.tune is not False and plan.max_steps != 0
     if not wanted or method.tuned or not method.takes_learning_rate:
         return method, None
-    sweep = choose_rate(
-        plan.setting,
-        label,
-        method,
-        next(iter(plan.starts.values())),
-        next(iter(plan.operators.items())),
-        steps=min(plan.tuning_steps, plan.max_steps or plan.tuning_steps),
-        rates=None if isinstance(plan.tune, bool) else plan.tune,
-    )
+    start = next(iter(plan.starts.values()))
+    operator = next(iter(plan.operators.items()))
+    steps = min(plan.tuning_steps, plan.max_steps or plan.tuning_steps)
+    rates = None if isinstance(plan.tune, bool) else plan.tune
+    setting = plan.setting
+
+    def make() -> Sweep:
+        return choose_rate(setting, label, method, start, operator, steps=steps, rates=rates)
+
+    settings = (operator[0], steps, rates, setting.gtol)
+    inputs = (start, *setting.args)
+    sweep = kept_sweep(setting.problem, label, method, setting.loss, inputs, settings, make)
     if sweep.chosen is None:
         return method, sweep
     numbers = {**method.hyperparams, "learning_rate": sweep.chosen}
@@ -199,7 +208,11 @@ def _tuned(plan: _Plan, label: str, method: Method) -> tuple[Method, Sweep | Non
 
 
 def _limited(
-    plan: _Plan, method: Method, operator: GradientOperator | None, start: Params
+    plan: _Plan,
+    method: Method,
+    operator: GradientOperator | None,
+    start: Params,
+    blank: Run,
 ) -> tuple[Result, Trace, bool]:
     """Run within the budget; return the result, its history, and whether that was cut.
 
@@ -207,6 +220,7 @@ def _limited(
     made again with as many steps as the budget then seems to allow, until it is spent.
     """
     setting = plan.setting
+    names = (blank.problem, blank.method, blank.derivative, blank.seed)
     run = functools.partial(
         minimize,
         setting.loss,
@@ -218,13 +232,14 @@ def _limited(
         **plan.options,
     )
     if plan.max_cost is None:
-        result = jax.block_until_ready(run(max_steps=plan.max_steps))
+        kept = part(*names)
+        result = jax.block_until_ready(run(max_steps=plan.max_steps, checkpoint=kept))
         return result, trimmed(result.trace), False
     # No step costs less than one loss, a third of a gradient.
     most = math.ceil(3 * plan.max_cost) if plan.max_steps is None else plan.max_steps
     steps, compile_seconds = min(_PILOT_STEPS, most), 0.0
     while True:
-        result = run(max_steps=steps)
+        result = run(max_steps=steps, checkpoint=part(*names, steps))
         trace = trimmed(result.trace)
         cost = float(trace.cost[-1])
         compile_seconds = max(compile_seconds, float(trace.compile_seconds))
