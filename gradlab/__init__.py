@@ -35,6 +35,7 @@ _HOMES = {
     "Trace": "gradlab.trace",
     "adahessian": "gradlab.optimizers",
     "assert_derivatives": "gradlab.derivatives.check",
+    "averaged_natural_gradient": "gradlab.optimizers",
     "barzilai_borwein": "gradlab.optimizers",
     "bfgs": "gradlab.optimizers",
     "certify": "gradlab._certify",
@@ -160,6 +161,7 @@ if TYPE_CHECKING:
     from gradlab.optimizers import (
         Method,
         adahessian,
+        averaged_natural_gradient,
         barzilai_borwein,
         bfgs,
         cubic_newton,

@@ -1,5 +1,6 @@
 """Minimisers as optax transformations, and their names."""
 
+from gradlab.optimizers.averaged import averaged_natural_gradient
 from gradlab.optimizers.diagonal import adahessian, sophia
 from gradlab.optimizers.directions import scale_by_ggn, scale_by_newton, scale_by_newton_cg
 from gradlab.optimizers.first_order import learning_rate_schedule, schedules
@@ -22,6 +23,7 @@ __all__ = [
     "Method",
     "Minibatches",
     "adahessian",
+    "averaged_natural_gradient",
     "barzilai_borwein",
     "bfgs",
     "cubic_newton",
