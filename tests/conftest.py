@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("gradlab", "beartype.beartype")
@@ -19,3 +20,10 @@ if (0, 10) <= jax.__version_info__ < (0, 12):
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_use_fusion_emitters" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _let_go_of_compiled_code():
+    """Compiled programs are kept for good: gigabytes by the end of the suite."""
+    yield
+    jax.clear_caches()

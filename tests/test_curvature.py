@@ -169,6 +169,7 @@ def test_more_probes_than_dimensions_are_exact():
     assert jnp.all((s.lower == s.density) & (s.density == s.upper))
 
 
+@pytest.mark.slow
 def test_trees_come_back_as_trees():
     f = lambda x: cross_entropy(outputs(x))  # noqa: E731
     H = dense(curvature.hessian_vp(f, PARAMS))
@@ -330,6 +331,7 @@ def test_one_variable_and_the_zero_matrix_are_matrices_too():
     assert trace.lower == trace.value == trace.upper == 0
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_is_not_hidden():
     nan = lambda v: jnp.nan * v  # noqa: E731
     x = jnp.ones(50)
@@ -338,12 +340,14 @@ def test_what_is_not_finite_is_not_hidden():
     assert jnp.isnan(curvature.diagonal(nan, x).value[0])
 
 
+@pytest.mark.slow
 def test_multiple_eigenvalues_are_found_as_often_as_they_are_there():
     d = jnp.asarray([3.0, 3.0, 3.0, 2.0, 1.0] + 100 * [0.5])
     pairs = curvature.top_eigenpairs(lambda v: d * v, d, num_pairs=5)
     assert_close(pairs.values, d[:5])
 
 
+@pytest.mark.slow
 def test_a_closed_space_adds_no_eigenvalue_of_its_own():
     d = jnp.asarray([3.0, 2.0] + 103 * [0.5])  # closed after three steps of 34
     pairs = curvature.top_eigenpairs(lambda v: d * v, d, num_pairs=4, which="smallest")
@@ -354,6 +358,7 @@ def test_a_closed_space_adds_no_eigenvalue_of_its_own():
     assert_close(weights @ nodes**3, jnp.sum(start**2 * d**3) / jnp.sum(start**2))
 
 
+@pytest.mark.slow
 def test_more_pairs_than_the_space_holds_restart():
     d = jnp.linspace(1.0, 2.0, 500)  # gaps of 1/500: the first space does not resolve them
     pairs = curvature.top_eigenpairs(lambda v: d * v, d, num_pairs=4)
@@ -368,7 +373,7 @@ def condition(d):
 
 
 @pytest.mark.parametrize("sign", ["definite", "indefinite", "negative"])
-@pytest.mark.parametrize("n", [40, 1100])
+@pytest.mark.parametrize("n", [40, pytest.param(1100, marks=pytest.mark.slow)])
 def test_condition_number_is_that_of_the_eigenvalues(n, sign):
     d = jnp.linspace(1.0, 50.0, n)
     d = {"definite": d, "negative": -d, "indefinite": d * (-1.0) ** jnp.arange(n)}[sign]

@@ -22,6 +22,7 @@ def test_the_listing_shows_the_question(name):
     assert EXPERIMENTS[name].summary.endswith("?")
 
 
+@pytest.mark.slow
 def test_sharpness_settles_at_two_over_the_step_while_the_loss_falls():
     module = load("experiments", "hessian_spectrum")
     (run,) = module.measure(steps=1600, edges=(10.0,))
@@ -33,6 +34,7 @@ def test_sharpness_settles_at_two_over_the_step_while_the_loss_falls():
     assert 0.2 < np.mean(late) < 0.8  # at the edge about every second step leads uphill
 
 
+@pytest.mark.slow
 def test_spectrum_of_the_start_is_that_of_the_dense_hessian():
     import jax
     from jax.flatten_util import ravel_pytree

@@ -105,6 +105,7 @@ def noisy():
     return load("experiments", "noisy_losses").measure(num_points=8)
 
 
+@pytest.mark.slow
 def test_the_bar_holds_the_truth_whatever_the_noise(noisy):
     adaptive = [row for row in noisy if row["operator"] == "adaptive"]
     assert len(adaptive) == 5
@@ -124,6 +125,7 @@ def test_the_noise_of_rounding_to_six_decimals_is_measured(noisy):
     assert row["noise"] == pytest.approx(uniform, rel=0.7)
 
 
+@pytest.mark.slow
 def test_numpy_gradient_is_second_order_inside_and_first_at_the_ends():
     module = load("experiments", "grid_gradient")
     result = module.measure(most=1 << 14)

@@ -79,6 +79,7 @@ def test_convergence_covers_what_it_promises(convergence):
     assert set(convergence.DIFFERENCED) == {"gd", "optax_lbfgs", "newton"}
 
 
+@pytest.mark.slow
 def test_convergence_prints_a_table_and_an_answer(finished):
     printed, folder = finished
     for word in ("problem", "learning rate", "cost", "seconds", "final loss", "status"):

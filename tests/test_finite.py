@@ -315,6 +315,7 @@ def test_jacobian_is_shaped_like_that_of_jax():
     assert_close(J, expected)
 
 
+@pytest.mark.slow
 def test_hessian_is_shaped_like_that_of_jax():
     f = lambda p: jnp.sum(p["w"] ** 3) * p["b"][0] ** 2  # noqa: E731
     p = {"w": jnp.arange(1.0, 5.0).reshape(2, 2), "b": [jnp.asarray(2.0)]}

@@ -309,6 +309,7 @@ def test_triggs_correction_has_gradient_and_hessian_of_the_loss(loss):
     assert_close(2 * (J.T @ J + A.T @ (raised[:, None] * A)), jax.hessian(value)(x))
 
 
+@pytest.mark.slow
 def test_weights_act_as_repeated_observations():
     t, y = data()
     weights = np.ones(12)

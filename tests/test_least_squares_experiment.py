@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support import load
+from support import ROOT, load
 
 import gradlab as gl
 from gradlab import _cli_names

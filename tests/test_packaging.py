@@ -64,7 +64,10 @@ def test_an_installed_wheel_lists_and_finds_the_experiments(wheel, tmp_path):
 
 def test_the_readme_holds_both_commands_alone_on_their_lines():
     lines = (ROOT / "README.md").read_text().splitlines()
-    for extra, ends in (("experiments", "gradlab run convergence"), ("test", "-m pytest")):
+    for extra, ends in (
+        ("experiments", "gradlab run convergence"),
+        ("test", '-m pytest -m "not slow"'),
+    ):
         command = re.compile(
             r"python3 -m venv \.venv && \.venv/bin/pip install -q -e "
             rf'"\.\[{extra}\]" && \.venv/bin/.*{ends}'

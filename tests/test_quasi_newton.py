@@ -218,6 +218,7 @@ def test_coordinates_times_a_constant_take_the_same_steps(factory):
 
 
 @METHOD
+@pytest.mark.slow
 def test_batched_runs_are_the_single_ones(factory):
     def run(x):
         result = gl.minimize(rosenbrock, x, factory(), max_steps=8)
