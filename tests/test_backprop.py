@@ -11,7 +11,7 @@ from gradlab.derivatives import backprop
 from gradlab.derivatives.backprop import forward, gradients, init, loss
 from gradlab.derivatives.taylor import nth_derivative
 
-ACTIVATIONS = ["identity", "relu", "sigmoid", "tanh"]
+ACTIVATIONS = ["gelu", "identity", "relu", "sigmoid", "tanh"]
 LOSSES = ["cross_entropy", "squared_error"]
 
 

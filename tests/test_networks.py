@@ -312,13 +312,15 @@ class TestOracles:
         problem = small("glove")
         params = numpy_of(problem.init())
         params["rows"] = params["rows"] + 0.3
+        *arrays, l2 = numpy_of(problem.args)
         total = 0.0
-        for i, j, log_count, weight in zip(*numpy_of(problem.args), strict=True):
+        for i, j, log_count, weight in zip(*arrays, strict=True):
             assert weight == pytest.approx(min(1, math.exp(log_count) / 20) ** 0.75)
             told = params["centers"][i] @ params["contexts"][j]
             told += params["rows"][i] + params["columns"][j]
-            total += weight * (told - log_count) ** 2
-        assert_close(problem.loss(params, *problem.args), total / problem.num_rows)
+            total += weight * (told - log_count) ** 2 / problem.num_rows
+        total += l2 / 2 * np.sum(params["centers"] ** 2 + params["contexts"] ** 2)
+        assert_close(problem.loss(params, *problem.args), total)
 
     def test_the_recommenders_biases_are_a_linear_regression(self):
         """Without factors the problem is ridge regression on indicators, but for the mean."""

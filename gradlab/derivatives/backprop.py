@@ -79,9 +79,20 @@ class _Loss:
     derivative: Callable[[Array, Array], Array]
 
 
+def _below(z: Array) -> Array:
+    """Probability that a normal number is below z."""
+    return jax.lax.erfc(-z / math.sqrt(2)) / 2
+
+
+def _density(z: Array) -> Array:
+    """Density of a normal number at z."""
+    return jnp.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+
+
 # Each derivative uses whichever of z and a = σ(z) makes it shortest.
 _ACTIVATIONS = {
     "identity": _Activation(lambda z: z, lambda z, a: jnp.ones_like(z)),
+    "gelu": _Activation(lambda z: z * _below(z), lambda z, a: _below(z) + z * _density(z)),
     "sigmoid": _Activation(jax.nn.sigmoid, lambda z, a: a * (1 - a)),
     "tanh": _Activation(jnp.tanh, lambda z, a: 1 - a**2),
     # The kink at z = 0 is given the slope 0, as JAX gives it.
@@ -140,7 +151,8 @@ def forward(
     Args:
         params: One dict a layer, as `init` draws them.
         x: Features, shape (N, d_0).
-        activation: σ of the hidden layers: "identity", "sigmoid", "tanh" or "relu".
+        activation: σ of the hidden layers: "identity", "sigmoid", "tanh", "relu" or "gelu",
+            which is z times the probability that a normal number is below z.
         output_activation: σ of the last layer.
 
     Returns:

@@ -44,8 +44,8 @@ def characters() -> Int[np.ndarray, " N"]:
     Runs of four and more of one sign, which draw tables and rules, are shortened to three.
 
     Examples:
-        >>> print(decode(characters()[:30]))
-        the "assert" statement *******
+        >>> print(decode(characters()[:22]))
+        the "assert" statement
     """
     text = re.sub(r"([^a-z0 ])\1{3,}", r"\1\1\1", " ".join(_topics().values()))
     text = re.sub("[0-9]", "0", text)

@@ -16,6 +16,7 @@ from gradlab.problems.networks import (
     perceptron,
     physics,
     recurrent,
+    training,
 )
 
 __all__ = [
@@ -29,4 +30,5 @@ __all__ = [
     "perceptron",
     "physics",
     "recurrent",
+    "training",
 ]

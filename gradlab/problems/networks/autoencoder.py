@@ -30,7 +30,7 @@ from gradlab.problems._types import Features, Known, Rows, Targets, Value
 from gradlab.problems.networks import layers
 from gradlab.problems.registry import Problem, check_size, register
 
-__all__ = ["factorised_bound", "vae"]
+__all__ = ["decode", "factorised_bound", "vae"]
 
 
 def _encoded(params: Params, pixels: Features) -> tuple[Rows, Rows]:
@@ -56,13 +56,26 @@ def _bounds(params: Params, pixels: Features, noise: Rows) -> Targets:
     return misfit + divergence
 
 
+def decode(params: Params, z: Rows) -> Rows:
+    """Return the probabilities of the pixels to be white, of hidden numbers z.
+
+    Args:
+        params: Parameters of the problem "vae".
+        z: Hidden numbers, shape (N, latent); of random normal ones it invents pictures.
+
+    Returns:
+        Probabilities, shape (N, 64).
+    """
+    return jax.nn.sigmoid(_decoded(params, z))
+
+
 def _vae_loss(params: Params, pixels: Features, noise: Rows) -> Value:
     return jnp.mean(_bounds(params, pixels, noise))
 
 
 def _reconstruction(params: Params, pixels: Features, *_: Any) -> Features:
     """Return the probabilities of the pixels, of the mean of the hidden numbers."""
-    return jax.nn.sigmoid(_decoded(params, _encoded(params, pixels)[0]))
+    return decode(params, _encoded(params, pixels)[0])
 
 
 def _elbo(params: Params, pixels: Features, noise: Rows) -> Value:

@@ -31,7 +31,7 @@ import numpy as np
 from gradlab._typing import AnyArray, Inexact, Int, Params
 from gradlab.problems import data, text
 from gradlab.problems._least_squares import sum_of_squares
-from gradlab.problems._types import Labels, Residuals, Targets, Value
+from gradlab.problems._types import Labels, Number, Residuals, Targets, Value
 from gradlab.problems.networks import layers
 from gradlab.problems.registry import Problem, check_size, register
 
@@ -66,9 +66,9 @@ def _preference(
     return jnp.mean(near > _attraction(params, centers, negatives), dtype=near.dtype)
 
 
-def _vectors(words: int, width: int) -> dict[str, Any]:
-    """Describe two vectors of length about 1 for each word."""
-    drawn = layers.Normal((words, width), 1 / math.sqrt(width))
+def _vectors(words: int, width: int, length: float = 1.0) -> dict[str, Any]:
+    """Describe two vectors of about this length for each word."""
+    drawn = layers.Normal((words, width), length / math.sqrt(width))
     return {"centers": drawn, "contexts": drawn}
 
 
@@ -121,14 +121,15 @@ def _glove_misfit(params: Params, rows: Labels, columns: Labels, logs: Targets) 
 
 
 def _glove_residual(
-    params: Params, rows: Labels, columns: Labels, logs: Targets, weights: Targets
+    params: Params, rows: Labels, columns: Labels, logs: Targets, weights: Targets, l2: Number
 ) -> Residuals:
-    misfit = _glove_misfit(params, rows, columns, logs)
-    return jnp.sqrt(weights / len(rows)) * misfit
+    misfit = jnp.sqrt(weights / len(rows)) * _glove_misfit(params, rows, columns, logs)
+    vectors = [params[name].reshape(-1) for name in ("centers", "contexts")]
+    return jnp.concatenate([misfit, jnp.sqrt(l2 / 2) * jnp.concatenate(vectors)])
 
 
 def _glove_rmse(
-    params: Params, rows: Labels, columns: Labels, logs: Targets, weights: Targets
+    params: Params, rows: Labels, columns: Labels, logs: Targets, weights: Targets, *_: Any
 ) -> Value:
     misfit = _glove_misfit(params, rows, columns, logs)
     return jnp.sqrt(jnp.sum(weights * misfit**2) / jnp.sum(weights))
@@ -142,21 +143,30 @@ def _glove_prediction(params: Params, rows: Labels, columns: Labels, *_: Any) ->
 def _glove_start(words: int, width: int) -> Callable[..., Params]:
     """Build the start of GloVe: vectors, and biases of zero."""
     biases = {"columns": np.zeros(words), "rows": np.zeros(words)}
-    return layers.start_from({**_vectors(words, width), **biases})
+    # Short ones: a product of long ones at random would be an error to unlearn.
+    return layers.start_from({**_vectors(words, width, 0.2), **biases})
 
 
 @register(
     "glove", tags=("network", "embedding", "least_squares", "text", "data", "random_start")
 )
 def glove(
-    *, words: int = 100, width: int = 8, rows: int = 4000, held_out: float = 0.1
+    *,
+    words: int = 100,
+    width: int = 8,
+    l2: float = 1e-3,
+    rows: int = 4000,
+    held_out: float = 0.1,
 ) -> Problem:
     """Build GloVe's weighted least squares on the logarithms of counts of the text.
 
     How often the `words` most frequent words stand within four words of each other; pairs
-    that never do are no data. Counts of 20 and more have weight 1.
+    that never do are no data. Counts of 20 and more have weight 1. A ridge penalty on the
+    vectors, which the paper has no need of, keeps a text as short as this from being learnt
+    by heart.
     """
     width = check_size("width", width, at_least=1)
+    l2 = data.checked_penalty(l2)
     first, second = text.cooccurrences(words, _WINDOW)
     counts = np.bincount(first * words + second, minlength=words**2)
     seen = np.flatnonzero(counts)
@@ -169,8 +179,8 @@ def glove(
         loss=sum_of_squares(_glove_residual),
         residual=_glove_residual,
         init=_glove_start(words, width),
-        args=train,
-        held_out=test,
+        args=(*train, l2),
+        held_out=(*test, l2) if test else (),
         row_args=4,
         predict=_glove_prediction,
         metrics={"rmse": _glove_rmse},

@@ -93,7 +93,7 @@ def entropies() -> dict[str, float]:
 
     Examples:
         >>> found = entropies()
-        >>> found["bigram"] < found["unigram"] < np.log(40)
+        >>> print(found["bigram"] < found["unigram"] < np.log(40))
         True
     """
     symbols = text.characters()[:_USED]
