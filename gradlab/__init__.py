@@ -102,6 +102,7 @@ _MODULES = {
     "optimizers": "gradlab.optimizers",
     "plots": "gradlab.plots",
     "problems": "gradlab.problems",
+    "sharding": "gradlab.sharding",
     "sparse": "gradlab.derivatives.sparse",
 }
 
@@ -140,7 +141,7 @@ class _Package(types.ModuleType):
 sys.modules[__name__].__class__ = _Package
 
 if TYPE_CHECKING:
-    from gradlab import optimizers, plots, problems
+    from gradlab import optimizers, plots, problems, sharding
     from gradlab._certify import certify
     from gradlab.certificate import Certificate, Kind
     from gradlab.checkpoint import Checkpoint

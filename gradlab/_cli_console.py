@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gradlab import _cli_interrupt, _compile_cache
+from gradlab import _cli_interrupt, _compile_cache, _distributed
 from gradlab._errors import nearest
 
 __all__ = [
@@ -32,7 +32,15 @@ __all__ = [
 DTYPES = ("float32", "float64")
 _FEW = 16  # names that still fit two lines of a terminal
 # What an interrupted run is told anew.
-_OF_THIS_TIME = ("--resume", "--max-seconds")
+_OF_THIS_TIME = (
+    "--resume",
+    "--max-seconds",
+    "--coordinator",
+    "--num-processes",
+    "--process-id",
+    "--stall-seconds",
+)
+LOST = _distributed.LOST
 USAGE, INTERRUPTED = 2, 130  # exit codes: argparse's own, and a shell's for Ctrl-C
 
 
@@ -61,6 +69,7 @@ class Parser(argparse.ArgumentParser):
             name = rest[0].split("=")[0]
             self.error(f"unknown {kind} {name!r}.{nearest(name, known)}")
         options.given = _without(args, _OF_THIS_TIME)
+        _join(self, options)
         folder = getattr(options, "resume", None)
         if folder is None or options.given:
             return options
@@ -72,6 +81,23 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say in one line what is wrong, and leave with code 2."""
         self.exit(USAGE, f"{self.prog}: error: {message} `{self.prog} --help` tells more.\n")
+
+
+def _join(parser: Parser, options: Any) -> None:
+    """Join the other processes of the run, where the arguments say that there are any."""
+    names = ("coordinator", "num_processes", "process_id")
+    told: list[Any] = [getattr(options, name, None) for name in names]
+    if told == [None, None, None]:
+        return
+    if None in told:
+        parser.error("--coordinator, --num-processes and --process-id come together.")
+    try:
+        _distributed.start(*told)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    _distributed.watch_for_stalls(options.stall_seconds)
+    if options.process_id:  # only the first one writes
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (to the end)
 
 
 def recorded(folder: str) -> list[str]:
@@ -195,6 +221,28 @@ def add_run_options(made: Parser) -> None:
         help="go on with the run in this folder; what it has finished is not run again",
     )
     made.add_argument(
+        "--shard",
+        type=one_of("axis", ("data", "runs")),
+        metavar="data|runs",
+        help="spread rows of data, or the runs of a sweep, over all devices (neither)",
+    )
+    made.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="process 0 of several processes of one run"
+    )
+    made.add_argument(
+        "--num-processes", type=whole_number(1), metavar="N", help="how many there are"
+    )
+    made.add_argument(
+        "--process-id", type=whole_number(0), metavar="I", help="which one this is, from 0"
+    )
+    made.add_argument(
+        "--stall-seconds",
+        type=positive,
+        default=600.0,
+        metavar="S",
+        help="end if no step ends for so long, in a run of several processes (600)",
+    )
+    made.add_argument(
         "--seed", default=0, type=whole_number(0), metavar="N", help="random seed (0)"
     )
 
@@ -217,6 +265,8 @@ def console(main: Callable[[], int | None], prog: str | None = None) -> NoReturn
         sys.stdout.flush()
     if code == INTERRUPTED:
         os._exit(_cli_interrupt.code())
+    if code and _distributed.several():  # a usual exit would wait for the others
+        os._exit(code)
     sys.exit(code)
 
 
@@ -242,8 +292,11 @@ def guarded(main: Callable[[], int | None], prog: str) -> int:
         if "pip install" not in str(error):
             raise
         print(f"{prog}: error: {error}", file=sys.stderr)
-    except ValueError as error:
+    except BaseException as error:
+        if _distributed.several():
+            _distributed.leave(error)
         if not getattr(error, "for_the_terminal", False):
             raise
         print(f"{prog}: error: {error}", file=sys.stderr)
+        return LOST if isinstance(error, _distributed.LostPeerError) else USAGE
     return USAGE

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradlab import _certify, _session
+from gradlab import _certify, _distributed, _session
 from gradlab import _engine as engine
 from gradlab import _stopping as stopping
 from gradlab._keeper import Keeper
@@ -258,16 +258,25 @@ def _loop(
             keeper.remember(carry, history)
             if status == Status.RUNNING and keeper.file.due:
                 keeper.save()
-        stop = _asked_to_stop(carry, step, history.clock - history.begun, options)
+        spent = history.clock - history.begun
+        stop = _asked_to_stop(carry, step, spent, options)
+        length = _next_length(length, max(step - before, 1), elapsed, spent, options)
+        _distributed.alive()
+        if _distributed.several():  # one process decides for all, by its own clock
+            length, stop = _agreed(min(length, program.rows), stop)
         if stop is not None and status == Status.RUNNING:
             if keeper is not None:
                 keeper.save()
             return engine.stopped(carry, stop), history
-        spent = history.clock - history.begun
-        length = _next_length(length, max(step - before, 1), elapsed, spent, options)
     if keeper is not None:
         keeper.save()
     return carry, history
+
+
+def _agreed(length: int, stop: Status | None) -> tuple[int, Status | None]:
+    """Return the decision of the first process."""
+    told, end = map(int, _distributed.agreed(length, -1 if stop is None else stop))
+    return told, None if end < 0 else Status(end)
 
 
 def _going_on(carry: engine.Carry, max_steps: int) -> engine.Carry:

@@ -64,6 +64,10 @@ def _bytes(leaf: Any) -> bytes:
     """Return what identifies a leaf: kind, shape, content."""
     if not hasattr(leaf, "dtype") and not isinstance(leaf, bool | int | float | complex):
         return _ADDRESS.sub("", repr(leaf)).encode()
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is not None and not sharding.is_fully_replicated:
+        # Its rows may lie in other processes: it is known by its shape.
+        return f"{leaf.dtype} {leaf.shape} spread".encode()
     array = plain(leaf)
     content = np.ascontiguousarray(array).tobytes()
     return f"{getattr(leaf, 'dtype', array.dtype)} {array.shape} ".encode() + content

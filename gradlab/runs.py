@@ -14,6 +14,7 @@ import itertools
 import re
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -147,6 +148,10 @@ def record(
         raise ValueError(f"`dtype` must be one of {DTYPES}, got {dtype!r}.")
     earlier = getattr(options, "resume", None)
     given = list(getattr(options, "given", []))
+    if options is not None and getattr(options, "process_id", None):
+        with _as_one_of_several(Path(earlier) if earlier else None, dtype, options) as run:
+            yield run
+        return
     if earlier:
         run = _reopened(Path(earlier), name, dtype)
     else:
@@ -154,7 +159,7 @@ def record(
         run.summary.update(start=_now(), command=shlex.join(sys.argv), arguments=given)
     import jax
 
-    session = _session(run.folder, getattr(options, "max_seconds", None))
+    session = _session(run.folder, options)
     started = time.perf_counter()
 
     def unheard() -> None:
@@ -187,9 +192,38 @@ def record(
         _ended(run, session, time.perf_counter() - started)
 
 
-def _session(folder: Path, max_seconds: float | None) -> Session:
+@contextlib.contextmanager
+def _as_one_of_several(
+    earlier: Path | None, dtype: str, options: argparse.Namespace
+) -> Iterator[RunFolder]:
+    """Take part in a run whose folder another process writes."""
+    import jax
+
+    session = _session(earlier, options)
+    session.progress = None
+    with (
+        tempfile.TemporaryDirectory() as nowhere,
+        jax.enable_x64(dtype == "float64"),
+        within(session),
+    ):
+        yield _Silent(Path(nowhere), {})
+
+
+class _Silent(RunFolder):
+    """A folder that keeps nothing."""
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write nothing."""
+
+    def save(self, comparison: Any) -> None:
+        """Write nothing."""
+
+
+def _session(folder: Path | None, options: argparse.Namespace | None) -> Session:
     """Build what the runs inside a folder are asked for."""
-    session = Session(folder / PARTS)
+    session = Session(None if folder is None else folder / PARTS)
+    session.shard = getattr(options, "shard", None)
+    max_seconds = getattr(options, "max_seconds", None)
     if max_seconds is not None:
         session.deadline = time.monotonic() + max_seconds
     session.progress = progress_of(session)

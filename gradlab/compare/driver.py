@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gradlab import _distributed, sharding
 from gradlab._checks import check_count, check_positive
 from gradlab._errors import accepts_only_its_keywords, check_choice
 from gradlab._session import OutOfTimeError
 from gradlab._typing import GradientOperator, Loss, Params
 from gradlab.compare.comparison import Comparison
-from gradlab.compare.kept import announce, kept_sweep, part
+from gradlab.compare.kept import announce, kept_sweep, part, wanted_shard
 from gradlab.compare.run import Run, Sweep, trimmed
 from gradlab.compare.tuning import SWEEP_STEPS, Setting
 from gradlab.compare.tuning import tune as choose_rate
@@ -78,6 +79,7 @@ def compare(
     tune: bool | Sequence[float | int] = True,
     tuning_steps: int = SWEEP_STEPS,
     trace: str = "scalars",
+    shard: str | None = None,
 ) -> Comparison:
     """Minimise one loss by several methods, from the same starts and under the same limits.
 
@@ -110,6 +112,8 @@ def compare(
         tuning_steps: Steps of the short runs that choose them. A run much longer than that
             may be better served by a smaller rate than the one that starts best.
         trace: "scalars", or "params" to keep every iterate for `plot_trajectories`.
+        shard: "data" spreads the rows of `args` over all devices (see
+            `gradlab.sharding.data_parallel`), "runs" the candidates of each sweep.
 
     Returns:
         A `Comparison`.
@@ -131,10 +135,13 @@ def compare(
     labelled = _labelled(methods)
     check_choice("trace", trace, ("params", "scalars"))
     options = {"ftol": ftol, "xtol": xtol, "noise": noise, "max_seconds": max_seconds}
+    begin = _starts(problem, starts, tuple(seeds))
+    shard = wanted_shard(shard)
+    loss, args, begin = _placed(shard, loss, args, begin)
     plan = _Plan(
-        Setting(name, loss, args, gtol),
+        Setting(name, loss, args, gtol, shard),
         _operators(derivatives),
-        _starts(problem, starts, tuple(seeds)),
+        begin,
         None if max_steps is None else check_count("max_steps", max_steps),
         _checked_cost(max_cost),
         {**options, "trace": trace},
@@ -151,6 +158,20 @@ def compare(
     return Comparison(runs, {} if minimum is None else {name: minimum}, sweeps)
 
 
+def _placed(
+    shard: str | None, loss: Loss, args: tuple[Any, ...], starts: dict[int, Params]
+) -> tuple[Loss, tuple[Any, ...], dict[int, Params]]:
+    """Put data and starts on the devices they are to be on."""
+    together = _distributed.several()
+    if shard == "data":
+        loss, args = sharding.data_parallel(loss, next(iter(starts.values())), args)
+    elif together:
+        args = sharding.replicate(args)
+    if together:
+        starts = {seed: sharding.replicate(start) for seed, start in starts.items()}
+    return loss, args, starts
+
+
 def _outcome(plan: _Plan, label: str, method: Method) -> _Outcome:
     """Choose a method's learning rate and run it from every start with every operator.
 
@@ -162,6 +183,8 @@ def _outcome(plan: _Plan, label: str, method: Method) -> _Outcome:
         announce(f"learning rate of {label} on {plan.setting.problem}")
         method, sweep = _tuned(plan, label, method)
     except Exception as error:
+        if _distributed.several():  # the others may not have met it: all must end
+            raise
         return _Outcome([_failed(run, error) for run in blank], None, error)
     rate = method.hyperparams.get("learning_rate")
     rate = None if rate is None else float(rate)
@@ -172,6 +195,8 @@ def _outcome(plan: _Plan, label: str, method: Method) -> _Outcome:
             announce(f"{label} on {plan.setting.problem}")
             result, trace, cut = _limited(plan, method, operator, start, run)
         except Exception as error:
+            if _distributed.several():
+                raise
             fault = fault or error
             runs.append(_failed(run, error))
         else:

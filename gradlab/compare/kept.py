@@ -11,12 +11,14 @@ import jax
 import numpy as np
 
 from gradlab import _fingerprint, _session
+from gradlab._errors import check_choice
 from gradlab._files import write_whole
 from gradlab._json import read_json, to_json
 from gradlab.compare.run import Sweep
 from gradlab.optimizers.method import Method
+from gradlab.sharding import SHARDS
 
-__all__ = ["announce", "kept_sweep", "part"]
+__all__ = ["announce", "kept_sweep", "part", "wanted_shard"]
 
 _ARRAYS = ("rates", "losses")
 
@@ -25,6 +27,16 @@ def part(*names: object) -> Path | None:
     """Return the file of a part, or None outside of a session that keeps parts."""
     session = _session.current()
     return None if session is None else session.part(*names)
+
+
+def wanted_shard(shard: str | None) -> str | None:
+    """Return what is to be spread over the devices: as told, or as the session has it."""
+    session = _session.current()
+    if shard is None and session is not None:
+        shard = session.shard
+    if shard is not None:
+        check_choice("shard", shard, SHARDS)
+    return shard
 
 
 def announce(label: str) -> None:

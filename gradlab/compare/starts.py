@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from gradlab import sharding
 from gradlab._errors import accepts_only_its_keywords
 from gradlab._typing import Count, Number, Params
 from gradlab.compare.driver import _described, _labelled
+from gradlab.compare.kept import wanted_shard
 from gradlab.compare.table import Table
 from gradlab.minimize import minimize
 from gradlab.optimizers.method import Method
@@ -102,6 +104,7 @@ def multistart(
     max_steps: Count = 300,
     gtol: Number | None = None,
     tolerance: Number = _SAME,
+    shard: str | None = None,
 ) -> Multistart:
     """Minimise from many starts at once, by `jax.vmap`, and sort the ends into minima.
 
@@ -117,6 +120,7 @@ def multistart(
         max_steps: Most steps of a run.
         gtol: Gradient test, as in `minimize`.
         tolerance: Distance of ends that are one minimum, relative to the extent of the starts.
+        shard: "runs" spreads the starts over all devices, "data" the rows of `args`.
 
     Returns:
         A `Multistart`.
@@ -133,8 +137,13 @@ def multistart(
     """
     name, loss, args, _ = _described(problem, args)
     labelled = _labelled(methods)
+    shard = wanted_shard(shard)
+    if shard == "data":
+        first = jax.tree.map(lambda leaf: leaf[0], starts)
+        loss, args = sharding.data_parallel(loss, first, args)
     found = {
-        m: _run(loss, starts, method, args, max_steps, gtol) for m, method in labelled.items()
+        m: _run(loss, starts, method, args, max_steps, gtol, shard)
+        for m, method in labelled.items()
     }
     flat = _flat(starts)
     radius = float(tolerance) * float(np.max(np.ptp(flat, axis=0), initial=0.0))
@@ -162,7 +171,13 @@ def grid(box: tuple[tuple[float, float], ...], resolution: Count) -> np.ndarray:
 
 
 def _run(
-    loss: Any, starts: Params, method: Method, args: Any, max_steps: Any, gtol: Any
+    loss: Any,
+    starts: Params,
+    method: Method,
+    args: Any,
+    max_steps: Any,
+    gtol: Any,
+    shard: str | None,
 ) -> Endings:
     """Run one method from all starts in one compiled call."""
 
@@ -172,7 +187,11 @@ def _run(
         return result.x, result.fun, result.status, result.nit, result.cost
 
     starts = jax.tree.map(jax.numpy.asarray, starts)
-    x, fun, status, steps, cost = jax.device_get(jax.jit(jax.vmap(single))(starts))
+    count = len(jax.tree.leaves(starts)[0])
+    if shard == "runs":
+        starts, count = sharding.spread(starts)
+    ended = jax.device_get(jax.jit(jax.vmap(single))(starts))
+    x, fun, status, steps, cost = jax.tree.map(lambda leaf: leaf[:count], ended)
     nowhere = np.full(len(fun), -1)
     return Endings(_flat(x), np.asarray(fun, float), status, steps, cost, nowhere)
 

@@ -16,6 +16,7 @@ from gradlab._typing import GradientOperator, Loss, Params
 from gradlab.compare.run import Sweep
 from gradlab.minimize import minimize
 from gradlab.optimizers import Method
+from gradlab.sharding import spread
 
 __all__ = ["Setting", "tune"]
 
@@ -35,6 +36,7 @@ class Setting(NamedTuple):
     loss: Loss
     args: tuple[Any, ...]
     gtol: float | int | None
+    shard: str | None = None
 
 
 def tune(
@@ -74,7 +76,11 @@ def tune(
     for _ in range(1 + (EXTENSIONS if rates is None else 0)):
         numbers = dict(method.hyperparams)
         del numbers["learning_rate"]
-        results.append(jax.device_get(lanes(jnp.asarray(batch), numbers, start, setting.args)))
+        tried_now, count = jnp.asarray(batch), len(batch)
+        if setting.shard == "runs":
+            tried_now, count = spread(np.asarray(batch))
+        found = jax.device_get(lanes(tried_now, numbers, start, setting.args))
+        results.append(tuple(column[:count] for column in found))
         tried = np.concatenate([tried, batch])
         histories, ends, costs = (np.concatenate(parts) for parts in zip(*results, strict=True))
         best = _best(histories, ends)
