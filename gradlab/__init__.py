@@ -56,6 +56,7 @@ _HOMES = {
     "lbfgs": "gradlab.optimizers",
     "least_squares": "gradlab.least_squares",
     "levenberg_marquardt": "gradlab.optimizers.least_squares",
+    "levenberg_marquardt_cg": "gradlab.optimizers.least_squares",
     "make": "gradlab.optimizers",
     "methods": "gradlab.optimizers",
     "minibatches": "gradlab.optimizers",
@@ -184,7 +185,12 @@ if TYPE_CHECKING:
         scale_by_newton_cg,
         sophia,
     )
-    from gradlab.optimizers.least_squares import dogleg, gauss_newton, levenberg_marquardt
+    from gradlab.optimizers.least_squares import (
+        dogleg,
+        gauss_newton,
+        levenberg_marquardt,
+        levenberg_marquardt_cg,
+    )
     from gradlab.plots import (
         plot_basins,
         plot_check,

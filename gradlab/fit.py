@@ -40,7 +40,8 @@ class Fit(NamedTuple):
         certificate: A `Certificate`: what kind of point a success is.
         residuals: Weighted residuals at `x` as one vector, shape (m,).
         jacobian: Their Jacobian as a matrix, shape (m, n), the columns of parameters that a
-            bound holds zero, the rows of outliers of a robust loss corrected.
+            bound holds zero, the rows of outliers of a robust loss corrected. None from a
+            method that makes none; then there is no covariance either.
         observations: Residuals of positive weight.
     """
 
@@ -58,7 +59,7 @@ class Fit(NamedTuple):
     state: Any
     certificate: Certificate
     residuals: Array
-    jacobian: Array
+    jacobian: Array | None
     observations: Any
 
     @property
@@ -87,6 +88,8 @@ class Fit(NamedTuple):
         One residual vector = 1/3, a Jacobian 2/3 for each column or 1 for each row, as it
         was taken, a second derivative along a step = 1, a matrix of second derivatives = 2n.
         """
+        if self.jacobian is None:  # gradients and products, as `minimize` counts them
+            return self.nfev / 3 + 1.0 * self.ngev + 2.0 * self.nhvp
         m, n = np.shape(self.jacobian)[-2:]
         each = 2 * n / 3 if n <= m else float(m)
         return self.nfev / 3 + each * self.ngev + 1.0 * self.nhvp + 2.0 * n * self.nhev
@@ -189,7 +192,8 @@ class Fit(NamedTuple):
         return (
             f"Fit({self.message}\n"
             f"  fun={float(self.fun):.6g}, residuals={np.shape(self.residuals)[-1]}, "
-            f"parameters={np.shape(self.jacobian)[-1]}, steps={self.nit}\n"
+            f"parameters={sum(np.size(leaf) for leaf in jax.tree.leaves(self.x))}, "
+            f"steps={self.nit}\n"
             f"  evaluations: {self.nfev} residuals, {self.ngev} Jacobians, {self.nhvp} second "
             f"derivatives along a step, {self.nhev} matrices of them)"
         )
@@ -225,6 +229,12 @@ def _namespace(array: Any) -> Any:
 
 def _factors(jacobian: Any) -> tuple[Any, Any, Any, Any]:
     """Column scale, singular values (lost ones zero), right vectors as columns, rank."""
+    if jacobian is None:
+        raise ValueError(
+            "rank, covariance and standard errors need the Jacobian, which method "
+            "'levenberg_marquardt_cg' never makes. Fit with 'levenberg_marquardt' from this "
+            "answer if it fits into memory."
+        )
     xp = _namespace(jacobian)
     jacobian = jacobian if xp is jnp else np.asarray(jacobian)
     m, n = jacobian.shape[-2:]

@@ -22,6 +22,7 @@ from gradlab._checks import (
     check_state,
 )
 from gradlab._errors import accepts_only_its_keywords, check_choice
+from gradlab._implicit import with_implicit_derivative
 from gradlab._outcome import outcome
 from gradlab._stopping import Numbers, Problem
 from gradlab._tree import num_params, working_dtype
@@ -39,7 +40,15 @@ from gradlab.minimize import (
     _run_traced,
 )
 from gradlab.optimizers._residuals import Residuals, flat_residuals
-from gradlab.optimizers.least_squares import PLANS, Setup, jacobian_rule, roots, transformation
+from gradlab.optimizers.least_squares import (
+    BY_PRODUCTS,
+    METHODS,
+    LeastSquaresState,
+    Setup,
+    jacobian_rule,
+    roots,
+    transformation,
+)
 from gradlab.optimizers.method import Method
 from gradlab.optimizers.robust import LOSSES, corrected
 from gradlab.result import Result, Status
@@ -86,12 +95,16 @@ def least_squares(
     end it earlier. No tolerance is absolute: scaling the residuals or a parameter changes
     nothing.
 
+    As of `minimize`, `x` and `fun` of the answer can be differentiated with respect to `args`
+    and `weights`, by the exact Hessian; parameters that a bound holds do not move.
+
     Args:
         residual: Function `residual(params, *args)` to the residuals, an array or a pytree of
             real arrays, written for JAX. Fewer residuals than parameters are allowed.
         x0: Start: any pytree of real floating leaves.
-        method: "levenberg_marquardt" (default), "gauss_newton", "dogleg" or "newton", which
-            uses the exact Hessian JᵀJ + Σ rᵢ∇²rᵢ; see `gradlab.optimizers`.
+        method: "levenberg_marquardt" (default), "gauss_newton", "dogleg", "newton", which
+            uses the exact Hessian JᵀJ + Σ rᵢ∇²rᵢ, or "levenberg_marquardt_cg", which makes
+            no matrix; see `gradlab.optimizers`.
         args: Further arguments of `residual`. They are traced: new data never recompile.
         weights: Weights of the squares, not negative, shaped like the residuals; with
             standard deviations σ these are 1/σ².
@@ -133,7 +146,7 @@ def least_squares(
         True [3.015 0.504] [0.0134 0.0042]
     """
     check_callable("residual", residual, "a function residual(params, *args)")
-    check_choice("method", method, PLANS)
+    check_choice("method", method, METHODS)
     check_choice("loss", loss, LOSSES)
     _check_options(args, loop, trace)
     if callback is not None:
@@ -143,7 +156,10 @@ def least_squares(
     scale = check_positive("loss_scale", loss_scale, zero=False)
     x0 = check_params(x0)
     m = _count_residuals(residual, x0, args)
-    _check_room(m, x0)
+    if method == BY_PRODUCTS:
+        _refuse_matrix_options(bounds, grad)
+    else:
+        _check_room(m, x0)
     weights = _check_weights(weights, residual, x0, args, m)
     bounds = _check_bounds(bounds, x0)
     if bounds is not None:
@@ -171,11 +187,14 @@ def least_squares(
         finished = driver.run(program, problem, x0, state, options)
     if finished is None:
         _refuse_host_options(loop, callback, deadline)
-        carry, history = _run_traced(program, problem, x0, state, steps, trace), None
-    else:
-        carry, history = finished
+        held, x0, state = jax.lax.stop_gradient((problem, x0, state))
+        carry = _run_traced(program, held, x0, state, steps, trace)
+        result = outcome(program, held, carry, None, trace is not None, lambda x: x)
+        fit = _fit(objective, held, carry, result, concrete=False)
+        return _with_derivative(objective, problem, bounds, fit)
+    carry, history = finished
     result = outcome(program, problem, carry, history, trace is not None, lambda x: x)
-    return _fit(objective, problem, carry, result, history is not None)
+    return _fit(objective, problem, carry, result, concrete=True)
 
 
 @dataclass(frozen=True)
@@ -283,9 +302,20 @@ def _check_room(m: int, x0: Params) -> None:
     if needed > memory:
         raise ValueError(
             f"The Jacobian of {m} residuals by {n} parameters and its factors take "
-            f"{needed / 1e9:.3g} GB, but there are {memory / 1e9:.3g} GB. Minimise the sum of "
-            "squares with gradlab.minimize and method='newton_cg', which needs none."
+            f"{needed / 1e9:.3g} GB, but there are {memory / 1e9:.3g} GB. Use "
+            "method='levenberg_marquardt_cg', which makes none, or minimise the sum of squares "
+            "with gradlab.minimize and method='newton_cg'."
         )
+
+
+def _refuse_matrix_options(bounds: Any, grad: Any) -> None:
+    """Raise where a method by products is asked for what takes the Jacobian as a matrix."""
+    for name, option in (("bounds", bounds), ("grad", grad)):
+        if option is not None and option is not jax.grad:
+            raise ValueError(
+                f"`{name}` cannot be used with method={BY_PRODUCTS!r}, which has no Jacobian. "
+                "Use 'levenberg_marquardt', or leave it out."
+            )
 
 
 def _check_weights(weights: Any, residual: Any, x0: Params, args: Any, m: int) -> Any:
@@ -346,6 +376,8 @@ def _fit(
     objective: _Objective, problem: Problem, carry: engine.Carry, result: Result, concrete: bool
 ) -> Fit:
     """Add residuals and Jacobian at the answer to a result."""
+    if not isinstance(carry.state, LeastSquaresState):
+        return _fit_without_matrix(objective, problem, result, concrete)
     point = carry.state.point
     packed, value, status = carry.numbers, point.numbers[..., 0], result.status
     if concrete:  # eager JAX operations would cost more than the rest of a short run
@@ -365,11 +397,78 @@ def _fit(
             lambda: (point.residuals, point.jacobian),
             lambda: _linearised(objective, problem.args, result.x),
         )
-    count = found[0].shape[-1] if weights is None else xp.sum(xp.asarray(weights) > 0)
     again = xp.asarray(~there, np.int32)
     fields: Any = result._replace(nfev=result.nfev + again, ngev=result.ngev + again)
-    every: Any = (*fields, *found, xp.asarray(count, np.int32))
+    every: Any = (*fields, *found, _observations(found[0], weights, xp))
     return Fit(*every)
+
+
+def _observations(residuals: Array, weights: Any, xp: Any) -> Any:
+    """Number of residuals of positive weight."""
+    count = residuals.shape[-1] if weights is None else xp.sum(xp.asarray(weights) > 0)
+    return xp.asarray(count, np.int32)
+
+
+def _fit_without_matrix(
+    objective: _Objective, problem: Problem, result: Result, concrete: bool
+) -> Fit:
+    """Add the residuals at the answer to a result of a method without a Jacobian."""
+    at = _compiled_residuals if concrete else _residuals_of
+    residuals = at(objective)(problem.args, result.x)
+    counted: Any = result._replace(nfev=result.nfev + 1)
+    xp: Any = np if concrete else jnp
+    every: Any = (*counted, residuals, None, _observations(residuals, problem.args[1], xp))
+    return Fit(*every)
+
+
+def _residuals_of(objective: _Objective) -> Callable[..., Array]:
+    """Build the function of arguments and parameters to the weighted residuals."""
+
+    def residuals(args: Any, x: Params) -> Array:
+        problem = objective.problem(x, *args)
+        return problem(problem.flat(x))
+
+    return residuals
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_residuals(objective: _Objective) -> Callable[..., Array]:
+    """Compile the residuals, once for equal objectives."""
+    return jax.jit(_residuals_of(objective))
+
+
+@dataclass(frozen=True)
+class _Free:
+    """An objective of the parameters that no bound holds: the others count as constants."""
+
+    objective: _Objective
+
+    def __call__(self, params: Params, args: Any, weights: Any, scale: Any, free: Any) -> Array:
+        held = jax.lax.stop_gradient(params)
+        params = jax.tree.map(lambda p, h, f: f * p + (1 - f) * h, params, held, free)
+        return self.objective(params, args, weights, scale)
+
+
+def _with_derivative(objective: _Objective, problem: Problem, bounds: Any, fit: Fit) -> Fit:
+    """Make x and the loss differentiable with respect to the arguments and weights."""
+    loss: Callable[..., Array] = objective
+    args = problem.args
+    if bounds is not None:
+        loss, args = _Free(objective), (*args, _free(objective, args, bounds, fit.x))
+    x, fun = with_implicit_derivative(loss, fit.x, fit.fun, fit.success, args)
+    return fit._replace(x=x, fun=fun)
+
+
+def _free(objective: _Objective, args: Any, bounds: Any, x: Params) -> Params:
+    """One for each parameter that no bound holds against the gradient, else nothing."""
+    args, bounds = jax.lax.stop_gradient((args, bounds))
+    gradient = jax.grad(objective)(x, *args)
+
+    def free(x: Array, g: Array, low: Array, high: Array) -> Array:
+        held = ((x <= low) & (g > 0)) | ((x >= high) & (g < 0)) | (low == high)
+        return jnp.where(held, 0, 1).astype(x.dtype)
+
+    return jax.tree.map(free, x, gradient, *bounds)
 
 
 def _linearised(objective: _Objective, args: Any, x: Params) -> tuple[Array, Array]:

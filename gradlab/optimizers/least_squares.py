@@ -16,12 +16,15 @@ from gradlab._tree import real_dtype, select, working_dtype
 from gradlab._typing import Array, Number, Params
 from gradlab.derivatives import finite
 from gradlab.optimizers._fit_point import Box, Point, blank_point
+from gradlab.optimizers._fit_products import by_products
 from gradlab.optimizers._fit_search import Plan, Search, search
 from gradlab.optimizers._fit_steps import DAMPED, DOGLEG, HALVED, Tuning
 from gradlab.optimizers._protocol import bind
 from gradlab.optimizers._residuals import Residuals
 
 __all__ = [
+    "BY_PRODUCTS",
+    "METHODS",
     "PLANS",
     "LeastSquaresState",
     "Setup",
@@ -29,6 +32,7 @@ __all__ = [
     "gauss_newton",
     "jacobian_rule",
     "levenberg_marquardt",
+    "levenberg_marquardt_cg",
     "newton_least_squares",
     "roots",
     "transformation",
@@ -40,6 +44,9 @@ PLANS = {
     "dogleg": Plan(DOGLEG, False, False, False, False),
     "newton": Plan(DAMPED, False, False, True, True),
 }
+# Without the Jacobian as a matrix.
+BY_PRODUCTS = "levenberg_marquardt_cg"
+METHODS = (*PLANS, BY_PRODUCTS)
 
 
 class LeastSquaresState(NamedTuple):
@@ -212,10 +219,39 @@ def newton_least_squares(
     return transformation(residual, "newton", Setup(args), noise)
 
 
+def levenberg_marquardt_cg(
+    residual: Callable[..., Any], *, args: Any = (), noise: Number | None = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Levenberg-Marquardt without the Jacobian, for problems too large for one.
+
+    Minimises $\|r + J p\|^2 + \lambda \|p\|^2$ by conjugate gradients on products with J and
+    Jᵀ (CGLS), to two digits, and halves the step until the loss falls. λ is relative to the
+    curvature along the gradient and follows how well the model foretold the loss. Parameters
+    should be of like size: nothing scales them here.
+
+    Cost: two gradient equivalents a product, at most 250 a step; a residual a trial; two
+    gradients. Arguments and protocol as of `levenberg_marquardt`.
+
+    Args:
+        residual: Function `residual(params, *args)` to a vector, or a pytree of arrays.
+        args: Further arguments of `residual`.
+        noise: Absolute noise level of the loss; default what rounding does to it.
+
+    Returns:
+        An `optax.GradientTransformationExtraArgs` with a `GaussNewtonState`. Its host must
+        minimise the sum of squares.
+
+    References:
+        Björck, Å. (1996). Numerical Methods for Least Squares Problems, section 7.4.
+        Martens, J. (2010). Deep learning via Hessian-free optimization.
+    """
+    return transformation(residual, BY_PRODUCTS, Setup(args), noise)
+
+
 def transformation(
     residual: Callable[..., Any], name: str, setup: Setup, noise: Any = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Build the optax transformation of one of `PLANS`."""
+    """Build the optax transformation of one of `METHODS`."""
     default_noise = noise
 
     def problem_at(params: Params, extra: dict[str, Any]) -> Residuals:
@@ -223,6 +259,9 @@ def transformation(
             bind(residual, extra), params, setup.args, roots(setup.weights), setup.loss,
             setup.loss_scale, setup.jacobian,
         )  # fmt: skip
+
+    if name == BY_PRODUCTS:
+        return by_products(problem_at, noise)
 
     def init(params: Params) -> LeastSquaresState:
         return _initial_state(problem_at(params, {}), params)

@@ -322,7 +322,7 @@ def gauss_newton_cg(
     own_args = args
 
     def init(params: Params) -> GaussNewtonState:
-        return _initial_state(params, first_damping)
+        return initial_state(params, first_damping)
 
     def update(
         updates, state, params=None, *, value, grad, value_fn, args=None, noise=None, **extra
@@ -337,13 +337,13 @@ def gauss_newton_cg(
         found = by_products(
             product, slope, state.damping.astype(dtype) * unit, start, budget, rtol
         )
-        trial = _search(bind(value_fn, extra), params, value, found, noise)
-        return _conclude(state, params, grad, value, found, trial, unit)
+        trial = search(bind(value_fn, extra), params, value, found, noise)
+        return conclude(state, params, grad, value, found, trial, unit)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _initial_state(params: Params, damping: Any) -> GaussNewtonState:
+def initial_state(params: Params, damping: Any) -> GaussNewtonState:
     """Build the state before the first step."""
     dtype = real_dtype(params)
     zeros = jax.tree.map(jnp.zeros_like, params)
@@ -369,7 +369,7 @@ class _Trial(NamedTuple):
     trials: Array
 
 
-def _search(
+def search(
     fun: Callable[[Params], Array], params: Params, value: Array, found: Solution, noise: Any
 ) -> _Trial:
     """Halve the step until the loss falls, by more than nothing or within its noise."""
@@ -407,7 +407,7 @@ def _search(
     return _Trial(length, place, reached, jax.grad(fun)(place), accepted, whole, trials)
 
 
-def _conclude(
+def conclude(
     state: GaussNewtonState,
     params: Params,
     grad: Params,
