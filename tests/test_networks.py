@@ -110,6 +110,17 @@ def test_losses_that_are_sums_of_squares_say_so(name):
     assert_close(jnp.sum(residual**2), problem.loss(start, *problem.args))
 
 
+def test_least_squares_methods_take_the_residuals():
+    problem = small("recommender")
+    start = problem.init(jax.random.key(1))
+    result = gl.least_squares(
+        problem.residual, start, "levenberg_marquardt", args=problem.args, max_steps=30
+    )
+    fitted = problem.loss(result.x, *problem.args)
+    newton = gl.minimize(problem.loss, start, "newton_cg", args=problem.args, max_steps=100)
+    assert fitted == pytest.approx(float(newton.fun), rel=1e-6)
+
+
 class TestData:
     @pytest.mark.parametrize("name", SMALL)
     def test_the_listing_tells_size_and_source(self, name):

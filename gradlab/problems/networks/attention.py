@@ -49,6 +49,13 @@ def attend(layer: dict[str, Any], x: Places) -> Places:
 
     Returns:
         What is added to them, shape (N, T, d).
+
+    Examples:
+        >>> alike = {name: jnp.zeros((1, 1, 1)) for name in ("query", "key")}
+        >>> layer = {**alike, "value": jnp.ones((1, 1, 1)), "output": jnp.ones((1, 1, 1))}
+        >>> x = jnp.asarray([0.0, 2.0, 4.0])[None, :, None]
+        >>> print(attend(layer, x)[0, :, 0])  # with equal scores, the mean so far
+        [0. 1. 2.]
     """
     query, key, value = (
         jnp.einsum("ntd,dhk->nhtk", x, layer[name]) for name in ("query", "key", "value")

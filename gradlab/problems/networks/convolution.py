@@ -31,6 +31,21 @@ def convolve(images: Images, kernel: Inexact[AnyArray, "k k c d"]) -> Images:
 
     $y_{n,i,j,d} = \sum_{a,b,c} x_{n,i+a-p,j+b-p,c} K_{a,b,c,d}$ with $p = (k-1)/2$: one
     product of matrices, once the k × k neighbours of each pixel stand in a row.
+
+    Args:
+        images: Pictures of c channels, shape (N, h, w, c).
+        kernel: Weights of d outputs, shape (k, k, c, d).
+
+    Returns:
+        Pictures of d channels, shape (N, h, w, d).
+
+    Examples:
+        >>> ones = jnp.ones((1, 4, 4, 1))
+        >>> print(convolve(ones, jnp.ones((3, 3, 1, 1)))[0, :, :, 0])
+        [[4. 6. 6. 4.]
+         [6. 9. 9. 6.]
+         [6. 9. 9. 6.]
+         [4. 6. 6. 4.]]
     """
     size, _, channels, outputs = kernel.shape
     _, height, width, _ = images.shape

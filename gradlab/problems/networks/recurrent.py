@@ -39,7 +39,13 @@ States = Inexact[AnyArray, "T N _"]
 
 
 def rnn_cell(params: Params, state: tuple[Any], drive: Any) -> tuple[Any]:
-    """Take one step of the plain cell; `drive` is $x_t U$, shape (N, d)."""
+    """Take one step of the plain cell; `drive` is $x_t U$, shape (N, d).
+
+    Examples:
+        >>> params = {"recurrent": jnp.eye(1), "bias": jnp.zeros(1)}
+        >>> print(rnn_cell(params, (jnp.ones((1, 1)),), -jnp.ones((1, 1)))[0])
+        [[0.]]
+    """
     (hidden,) = state
     return (jnp.tanh(drive + hidden @ params["recurrent"] + params["bias"][None, :]),)
 
