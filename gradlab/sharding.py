@@ -42,6 +42,7 @@ __all__ = [
     "LostPeerError",
     "collectives",
     "data_parallel",
+    "exchanged_bytes",
     "mesh",
     "replicate",
     "spread",
@@ -50,8 +51,10 @@ __all__ = [
 
 # What a compiled program exchanges between devices.
 _COLLECTIVE = re.compile(
-    r"= .*? (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+    r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 )
+# A shape within such a line: its type with the number of bits, and its lengths.
+_SHAPE = re.compile(r"[a-z]+(\d+)\w*\[([\d,]*)\]")
 # Rounding that a sum over rows in another order may leave, in roundings of the loss.
 _ROUNDINGS = 1e4
 # Where a loss is tried for being a mean over rows, beside the point itself: this far from it.
@@ -213,8 +216,37 @@ def collectives(function: Callable[..., Any], *args: Any) -> dict[str, int]:
         >>> print(collectives(lambda x: 2 * x, jnp.ones(3)))
         {}
     """
+    return dict(Counter(kind for _, kind in _exchanges(function, args)))
+
+
+def exchanged_bytes(function: Callable[..., Any], *args: Any) -> int:
+    """Add up the sizes of what the compiled program's collectives return on a device.
+
+    A ring of D devices moves $2 (D - 1) / D$ times as much through each for an all-reduce.
+
+    Args:
+        function: What is compiled, with `jax.jit`.
+        *args: What it is compiled for, placed where they are.
+
+    Returns:
+        Bytes; what is exchanged within a loop is counted once.
+
+    Examples:
+        >>> exchanged_bytes(lambda x: 2 * x, jnp.ones(3))
+        0
+    """
+    total = 0
+    for shapes, _ in _exchanges(function, args):
+        for bits, lengths in _SHAPE.findall(shapes):
+            sizes = [int(length) for length in lengths.split(",") if length]
+            total += int(bits) // 8 * int(np.prod(sizes, dtype=np.int64))
+    return total
+
+
+def _exchanges(function: Callable[..., Any], args: tuple[Any, ...]) -> list[tuple[str, str]]:
+    """Return shapes and kind of every collective in a compiled program."""
     text = jax.jit(function).lower(*args).compile().as_text() or ""
-    return dict(Counter(_COLLECTIVE.findall(text)))
+    return [(shapes, kind) for shapes, kind in _COLLECTIVE.findall(text)]
 
 
 def _rows(batch: tuple[Any, ...]) -> int:

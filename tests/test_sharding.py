@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -60,6 +62,11 @@ told["passes"] = {
     "product": sharding.collectives(lambda w, *a: gl.hvp(loss, w, w, *a), w, *args),
     "Hessian": sharding.collectives(gl.hessian(loss), w, *args),
 }
+told["bytes"] = [
+    sharding.exchanged_bytes(jax.value_and_grad(loss), w, *args),
+    sharding.exchanged_bytes(lambda w, *a: gl.hvp(loss, w, w, *a), w, *args),
+    sharding.exchanged_bytes(gl.hessian(loss), w, *args),
+]
 told["loops"] = {m: loop(m, w, args) for m in ("adam", "lbfgs", "newton_cg")}
 told["runs"] = {m: pair(m, w, args) for m in ("adam", "lbfgs", "newton_cg")}
 
@@ -68,6 +75,14 @@ apart = jax.device_put(X, columns), sharding.replicate(Y)
 spread = jax.device_put(w, NamedSharding(sharding.mesh(), P("data")))
 told["spread loop"] = loop("newton_cg", spread, apart)
 told["spread run"] = pair("newton_cg", spread, apart)
+
+explicit = jax.make_mesh((8,), ("rows",), axis_types=(jax.sharding.AxisType.Explicit,))
+theirs = jax.device_put((X, Y), NamedSharding(explicit, P("rows")))
+told["explicit"] = pair("adam", w, sharding.data_parallel(loss, w, theirs)[1])
+try:
+    gl.minimize(loss, w, "adam", args=theirs)
+except Exception as error:
+    told["explicit refused"] = str(error)
 
 odd = X[:509], Y[:509]
 split, args = sharding.data_parallel(loss, w, odd)
@@ -117,6 +132,11 @@ def test_a_pass_through_the_data_is_one_all_reduce(on_eight, what):
     assert on_eight["passes"][what] == {"all-reduce": 1}
 
 
+def test_what_is_exchanged_is_what_the_guide_says(on_eight):
+    """Numbers of 8 bytes: n + 1 for a gradient, n for a product, n² for a Hessian; n = 8."""
+    assert on_eight["bytes"] == [8 * 9, 8 * 8, 8 * 8 * 8]
+
+
 @pytest.mark.parametrize(("method", "passes"), [("adam", 1), ("lbfgs", 1), ("newton_cg", 2)])
 def test_a_methods_loop_exchanges_nothing_but_its_passes(on_eight, method, passes):
     """L-BFGS and Adam evaluate a gradient, Newton-CG a gradient and a product."""
@@ -144,6 +164,11 @@ def test_rows_that_do_not_divide_are_filled_up_at_weight_zero(on_eight):
 
 def test_a_loss_that_rows_of_weight_zero_would_change_is_refused(on_eight):
     assert "neither a mean nor a sum over rows" in on_eight["refused"]
+
+
+def test_data_on_an_explicit_mesh_is_placed_anew_or_refused_by_jax(on_eight):
+    assert on_eight["explicit"]["away"] <= 1e-12
+    assert "out_sharding" in on_eight["explicit refused"]
 
 
 def test_parameters_that_are_spread_stay_so(on_eight):
@@ -332,3 +357,11 @@ def test_one_device_is_a_mesh_too():
         sharding.spread({"a": np.ones(3), "b": np.ones(4)})
     with pytest.raises(ValueError, match=r"lengths \[3, 4\]"):
         sharding.data_parallel(lambda w, a, b: w, 1.0, (np.ones(3), np.ones(4)))
+
+
+def test_the_guides_example_runs():
+    guide = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text()
+    code = re.search(r"```python\n(.*?)```", guide, re.DOTALL).group(1)
+    names = {}
+    exec(compile(code, "scaling.md", "exec"), names)
+    assert names["result"].success
