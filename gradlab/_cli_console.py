@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -40,6 +41,8 @@ _OF_THIS_TIME = (
     "--process-id",
     "--stall-seconds",
 )
+# What a disk that is full, or a share of it that is used up, says.
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 LOST = _distributed.LOST
 USAGE, INTERRUPTED = 2, 130  # exit codes: argparse's own, and a shell's for Ctrl-C
 
@@ -295,7 +298,8 @@ def guarded(main: Callable[[], int | None], prog: str) -> int:
     except BaseException as error:
         if _distributed.several():
             _distributed.leave(error)
-        if not getattr(error, "for_the_terminal", False):
+        full = isinstance(error, OSError) and error.errno in _FULL
+        if not full and not getattr(error, "for_the_terminal", False):
             raise
         print(f"{prog}: error: {error}", file=sys.stderr)
         return LOST if isinstance(error, _distributed.LostPeerError) else USAGE

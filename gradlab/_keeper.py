@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import Any
 
 import jax
@@ -66,7 +67,13 @@ class Keeper:
         if self.kept is None or self.written:
             return
         carry, history, fetches, clock = self.kept
-        self.file.write(self.signature, carry, history.first(fetches, clock))
+        try:
+            self.file.write(self.signature, carry, history.first(fetches, clock))
+        except OSError as error:  # a full disk must not cost the run itself
+            warnings.warn(
+                f"The run goes on, but cannot be kept: {error}.", UserWarning, stacklevel=2
+            )
+            return
         self.written = True
 
 

@@ -79,7 +79,7 @@ class Checkpoint:
         self, signature: Mapping[str, Any], carry: Any, history: Mapping[str, Any]
     ) -> None:
         """Write the state of a run; in a run of several processes the first one does."""
-        started = time.monotonic()
+        started = self._last = time.monotonic()
         arrays = {f"carry{i:04d}": plain(x) for i, x in enumerate(jax.tree.leaves(carry))}
         for name, tree in history.items():
             arrays |= {f"{name}{i:04d}": plain(x) for i, x in enumerate(jax.tree.leaves(tree))}

@@ -214,14 +214,28 @@ def test_a_damaged_file_is_named_and_kept(damage, tmp_path):
     assert keep.read_bytes() == damaged
 
 
-def test_a_full_disk_is_told_and_leaves_no_stump(tmp_path, monkeypatch):
+def test_a_full_disk_is_told_leaves_no_stump_and_costs_no_run(whole, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("gradlab._files.os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        run(3, tmp_path / "run.npz")
+    with pytest.warns(UserWarning, match="cannot be kept: .*No space left on device"):
+        assert_same(run(400, tmp_path / "run.npz"), whole)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_on_a_full_disk_the_result_is_still_printed(tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gradlab.runs.RunFolder.save", full)
+    code = main(["compare", "--problem", "square", "--methods", "newton"])
+    printed = capsys.readouterr()
+    assert code == 2
+    assert "CONVERGED_GRADIENT" in printed.out
+    assert printed.err == "gradlab: error: [Errno 28] No space left on device\n"
+    assert _summary(tmp_path / "runs" / "compare-1")["status"] == "failed"
 
 
 def test_inside_a_transformation_there_is_nothing_to_keep(tmp_path):

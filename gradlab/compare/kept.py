@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -83,5 +84,6 @@ def kept_sweep(
         return Sweep(**{**told, **{name: np.asarray(told[name], float) for name in _ARRAYS}})
     sweep = make()
     told = {field.name: getattr(sweep, field.name) for field in dataclasses.fields(sweep)}
-    write_whole(path, to_json({"signature": signature, "sweep": told}).encode())
+    with contextlib.suppress(OSError):  # a full disk must not cost the comparison
+        write_whole(path, to_json({"signature": signature, "sweep": told}).encode())
     return sweep

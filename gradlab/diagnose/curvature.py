@@ -170,8 +170,9 @@ def _told(facts: Curvature, n: int) -> str:
         lines.append("Some directions are curved downwards.")
     if np.isfinite(facts.relative) and facts.largest > 0:
         lines.append(
-            f"A move by 1 % of the point's length along the sharpest direction changes the "
-            f"loss by {100 * facts.relative:.2g} % of its size, beside the slope."
+            "A move along the sharpest direction by 1 % of the point's length (of 1, if that "
+            f"is zero) changes the loss by {100 * facts.relative:.2g} % of its size, beside the "
+            "slope."
         )
     return "\n".join(lines)
 
