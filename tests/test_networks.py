@@ -391,6 +391,21 @@ class TestOracles:
         assert jnp.max(jnp.abs(left)) < 1e-12 * jnp.max(jnp.abs(rate))
         assert_close(jax.vmap(u)(*known.T), values)
 
+    def test_the_front_of_burgers_is_one_tanh_unit_and_leaves_no_residual(self):
+        problem = small("burgers")
+        slope = 0.5 / (2 * problem.args[3])
+        front = [
+            {"weights": jnp.stack([-0.5 * slope, slope])[:, None], "bias": jnp.zeros(1)},
+            {"weights": jnp.full((1, 1), -0.5), "bias": jnp.full(1, 0.5)},
+        ]
+        left = problem.residual(front, *problem.args)
+        scale = jnp.max(jnp.abs(problem.residual(problem.init(), *problem.args)))
+        assert jnp.max(jnp.abs(left)) < 1e-12 * scale
+        assert problem.evaluate(front)["relative_error"] < 1e-14
+        # A front of another speed is none.
+        front[0]["weights"] *= jnp.asarray([[1.5], [1.0]])
+        assert jnp.max(jnp.abs(problem.residual(front, *problem.args))) > 1e-2
+
     def test_the_residual_of_a_network_is_that_of_its_closed_form(self):
         """One tanh unit: u = a tanh(w x + b) has u'' = -2 a w² tanh (1 - tanh²)."""
         w, b, a = 1.3, -0.4, 0.7
