@@ -26,6 +26,8 @@ from gradlab import runs
 
 METHODS = {"adam": "first", "lbfgs": "quasi-Newton", "newton_cg": "second"}
 BUDGET, QUICK_BUDGET = 600.0, 150.0
+# Losses that differ by less of the way down than this are equally low.
+TOLERANCE = 1e-6
 SHARED: dict[str, Any] = {"held_out": 0.25}
 # Small enough that all of it takes minutes: 40 runs, and as many compilations.
 PROBLEMS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -111,6 +113,7 @@ def table(comparison: gl.Comparison, judged: Mapping[tuple[str, str], Any]) -> A
                 "seconds": run.seconds,
                 "loss": run.loss,
                 "left": remaining(comparison, run),
+                "price": price(comparison, run),
                 "metric": name,
                 "value": value,
                 "status": run.status,
@@ -124,6 +127,7 @@ def table(comparison: gl.Comparison, judged: Mapping[tuple[str, str], Any]) -> A
         "seconds": ("seconds", ".2f"),
         "loss": ("loss", ".4g"),
         "left": ("left of the way", ".1e"),
+        "price": (f"cost to {TOLERANCE:.0e}", ".0f"),
         "metric": ("held out", ""),
         "value": ("", ".4g"),
         "status": ("ended", ""),
@@ -131,13 +135,23 @@ def table(comparison: gl.Comparison, judged: Mapping[tuple[str, str], Any]) -> A
     return Table(tuple(rows), formats)
 
 
+def price(comparison: gl.Comparison, run: Any) -> float:
+    """Return the cost at which a run had no more than `TOLERANCE` of the way left."""
+    if run.trace is None:
+        return math.inf
+    paid = np.asarray(run.trace.cost)
+    left = np.array([remaining(comparison, run, cost) for cost in paid])
+    reached = np.flatnonzero(left <= TOLERANCE)
+    return float(paid[reached[0]]) if reached.size else math.inf
+
+
 def winners(comparison: gl.Comparison) -> dict[str, str]:
-    """Return for every model the method that came lowest."""
+    """Return for every model the method that was lowest, of equally low ones the cheapest."""
     found = {}
     for problem in comparison.problems:
         here = comparison.select(problem=problem).runs
-        left = {run.method: remaining(comparison, run) for run in here}
-        found[problem] = min(left, key=lambda m: math.inf if math.isnan(left[m]) else left[m])
+        prices = {run.method: price(comparison, run) for run in here}
+        found[problem] = min(prices, key=lambda method: prices[method])
     return found
 
 
@@ -151,12 +165,20 @@ def answer(comparison: gl.Comparison, judged: Mapping[tuple[str, str], Any]) -> 
     agree = [
         problem for problem, name in found.items() if name == _judged_best(problem, judged)
     ]
+    alike = [problem for problem in found if _all_arrive(comparison, problem)]
     budget = max(run.cost for run in comparison.runs)
     return (
-        f"Lowest training loss for {budget:.0f} gradient evaluations, of {len(found)} models: "
-        f"{'; '.join(told)}. On {len(agree)} of them the same method is also best on held-out "
-        f"data."
+        f"Lowest training loss within {budget:.0f} gradient evaluations, of {len(found)} "
+        f"models (of methods equally low the cheapest): {'; '.join(told)}. All methods end "
+        f"equally low on {len(alike)} models. On {len(agree)} the same method is also best on "
+        f"held-out data."
     )
+
+
+def _all_arrive(comparison: gl.Comparison, problem: str) -> bool:
+    """Whether every method came as low as the lowest."""
+    here = comparison.select(problem=problem).runs
+    return all(price(comparison, run) < math.inf for run in here)
 
 
 def _judged_best(problem: str, judged: Mapping[tuple[str, str], Any]) -> str | None:

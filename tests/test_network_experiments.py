@@ -349,7 +349,11 @@ class TestFirstAgainstSecond:
         assert left["b"] == 0
         assert module.remaining(made, made.runs[0], cost=1.0) == 0.5
         assert module.winners(made) == {"bowl": "b"}
+        later = gl.Comparison((run("b", [5.0, 1.0]), run("d", [5.0, 3.0, 1.0 + 1e-9])))
+        assert module.winners(later) == {"bowl": "b"}  # equally low, and sooner
+        assert "end equally low on 1 models" in module.answer(later, {})
+        assert [module.price(made, r) for r in made.runs] == [math.inf, 1.0, math.inf]
         judged = {("bowl", "a"): {"rmse": 1.0}, ("bowl", "b"): {"rmse": 2.0}}
         assert module._judged_best("bowl", judged) == "a"
         assert "b 1 (bowl)" in module.answer(made, judged)
-        assert "On 0 of them" in module.answer(made, judged)
+        assert "On 0 the same method" in module.answer(made, judged)
