@@ -159,6 +159,15 @@ def test_a_history_cut_inside_a_number_is_refused_and_the_rest_shown(folder, cap
     assert page.images
 
 
+def test_a_history_that_was_changed_is_refused(folder):
+    path = folder / "history.csv"
+    whole = path.read_bytes()
+    place = whole.rindex(b"e-") - 3  # a digit of the last number: still a whole file
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    (fault,) = stored.read(folder).faults
+    assert "its checksum is not the one in summary.json" in fault
+
+
 def test_a_history_without_a_checksum_is_still_read_with_care(folder):
     """Of a summary written before checksums were kept."""
     summary = read_json(folder / "summary.json")

@@ -171,8 +171,8 @@ def _told(facts: Curvature, n: int) -> str:
     if np.isfinite(facts.relative) and facts.largest > 0:
         lines.append(
             "A move along the sharpest direction by 1 % of the point's length (of 1, if that "
-            f"is zero) changes the loss by {100 * facts.relative:.2g} % of its size, beside the "
-            "slope."
+            f"is zero) changes the loss by {100 * facts.relative:.2g} % of its size, "
+            "beside the slope."
         )
     return "\n".join(lines)
 
