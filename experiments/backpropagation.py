@@ -63,34 +63,29 @@ def _measured(activation: str, width: int, seed: int) -> dict[str, Any]:
     pixels, labels, _ = problem.rows(slice(0, BATCH))
     options = {"activation": activation, "loss": "cross_entropy"}
     loss = functools.partial(gl.backprop.loss, x=pixels, y=labels, **options)
-    flat, unflatten = ravel_pytree(params)
-
-    def of_vector(x: Any) -> Any:
-        return loss(unflatten(x))
-
+    # Trees, not vectors: to copy a large gradient into one would take longer than to make it.
     ways: dict[str, Callable[[Any], Any]] = {
-        LOSS: jax.jit(of_vector),
-        AUTO: jax.jit(jax.grad(of_vector)),
-        HAND: jax.jit(
-            lambda x: ravel_pytree(
-                gl.backprop.gradients(unflatten(x), pixels, labels, **options)
-            )[0]
-        ),
+        LOSS: jax.jit(loss),
+        AUTO: jax.jit(jax.grad(loss)),
+        HAND: jax.jit(lambda p: gl.backprop.gradients(p, pixels, labels, **options)),
     }
-    affordable = 2 * flat.size <= MOST_LOSSES
+    n = sum(leaf.size for leaf in jax.tree.leaves(params))
+    affordable = 2 * n <= MOST_LOSSES
     if affordable:
-        ways[DIFFERENCES] = jax.jit(gl.finite.grad(of_vector))
+        ways[DIFFERENCES] = jax.jit(gl.finite.grad(loss))
     if activation == "sigmoid":
-        ways[COPIED] = jax.jit(
-            lambda x: ravel_pytree(copied_gradient(unflatten(x), pixels, labels))[0]
-        )
-    seconds = {name: seconds_of(way, flat) for name, way in ways.items()}
-    found = {name: np.asarray(way(flat)) for name, way in ways.items() if name != LOSS}
+        ways[COPIED] = jax.jit(lambda p: copied_gradient(p, pixels, labels))
+    seconds = {name: seconds_of(way, params) for name, way in ways.items()}
+    found = {
+        name: np.asarray(ravel_pytree(way(params))[0])
+        for name, way in ways.items()
+        if name != LOSS
+    }
     exact = found[AUTO]
-    row = {"activation": activation, "width": width, "parameters": flat.size}
+    row = {"activation": activation, "width": width, "parameters": n}
     return row | {
         "seconds": seconds,
-        "foretold": None if affordable else 2 * flat.size * seconds[LOSS],
+        "foretold": None if affordable else 2 * n * seconds[LOSS],
         "errors": {
             name: float(np.linalg.norm(g - exact) / np.linalg.norm(exact))
             for name, g in found.items()
