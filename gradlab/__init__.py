@@ -89,6 +89,7 @@ _HOMES = {
     "scale_by_newton": "gradlab.optimizers",
     "scale_by_newton_cg": "gradlab.optimizers",
     "sophia": "gradlab.optimizers",
+    "sweep": "gradlab.compare",
     "taylor": "gradlab.derivatives.taylor",
     "value_grad_hvp": "gradlab.derivatives.autodiff",
     "with_derivative": "gradlab.derivatives.with_derivative",
@@ -146,7 +147,7 @@ if TYPE_CHECKING:
     from gradlab._certify import certify
     from gradlab.certificate import Certificate, Kind
     from gradlab.checkpoint import Checkpoint
-    from gradlab.compare import Comparison, compare, convergence_order, multistart
+    from gradlab.compare import Comparison, compare, convergence_order, multistart, sweep
     from gradlab.derivatives import adaptive, backprop, curvature, finite, sparse
     from gradlab.derivatives.adaptive import DerivativeStatus, Estimate
     from gradlab.derivatives.autodiff import hessian, hvp, value_grad_hvp

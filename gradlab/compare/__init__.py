@@ -10,6 +10,7 @@ from gradlab.compare.order import Order, convergence_order
 from gradlab.compare.profile import Profile
 from gradlab.compare.run import Run, Sweep
 from gradlab.compare.starts import Endings, Multistart, grid, multistart
+from gradlab.compare.lanes import Swept, sweep
 from gradlab.compare.table import Table
 
 __all__ = [
@@ -20,9 +21,11 @@ __all__ = [
     "Profile",
     "Run",
     "Sweep",
+    "Swept",
     "Table",
     "compare",
     "convergence_order",
     "grid",
     "multistart",
+    "sweep",
 ]
