@@ -180,8 +180,8 @@ def _compile(program: engine.Program) -> Functions:
     """Build the functions of a program, each compiled when first called."""
     plain = inline(program)
     *functions, compiled_for = plain
-    quickly = [jax.jit(f, compiler_options=_quickly()) for f in functions]
-    return Functions(*quickly, compiled_for)._replace(advance=jax.jit(plain.advance))
+    quickly: list[Any] = [jax.jit(f, compiler_options=_quickly()) for f in functions]
+    return Functions(*[*quickly, compiled_for])._replace(advance=jax.jit(plain.advance))
 
 
 def _quickly() -> dict[str, bool]:

@@ -278,6 +278,7 @@ def test_two_processes_are_one_run_and_one_writes(tmp_path):
     assert summary["device"]["count"] == 4
 
 
+@pytest.mark.slow
 def test_a_lost_peer_ends_the_run_after_saving_and_resume_picks_it_up(tmp_path):
     codes, told, _ = together(tmp_path, "kill")
     assert codes == [3, -signal.SIGKILL], told
@@ -302,10 +303,12 @@ def test_a_peer_that_raises_ends_both_and_tells_the_cause(tmp_path):
     assert "another process is gone" in told[0][1]
 
 
+@pytest.mark.slow
 def test_a_peer_that_stalls_meets_a_deadline(tmp_path):
     codes, told, seconds = together(tmp_path, "stall", "--stall-seconds", "12")
     assert codes[0] == 3, told
-    assert "another process stalls" in told[0][1]
+    # The one that waits, or the other, whose own step has not ended either.
+    assert "another process stalls" in told[0][1] + told[1][1]
     assert seconds < 55
 
 
