@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import datetime
 import itertools
+import os
 import re
 import shlex
 import sys
@@ -27,6 +28,11 @@ from gradlab._environment import SCHEMA
 from gradlab._files import write_whole
 from gradlab._json import to_json
 from gradlab._session import Session, within
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = [
     "RunFolder",
@@ -166,6 +172,7 @@ def record(
         run.finish("interrupted", seconds=time.perf_counter() - started)
 
     with (
+        _locked(run.folder),
         jax.enable_x64(dtype == "float64"),
         within(session),
         _cli_interrupt.before_leaving(unheard),
@@ -190,6 +197,27 @@ def record(
                 tell(f"Saved; go on with --resume {run.folder}")
             raise
         _ended(run, session, time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a folder against other processes; the system lets go of it when this one ends."""
+    if fcntl is None:
+        yield
+        return
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"{str(folder)!r} is in use by another process, which writes to it."
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(held)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import optax
 import pytest
 
 import gradlab as gl
-from gradlab import _cli_progress, _driver, _session
+from gradlab import _cli_progress, _driver, _session, runs
 from gradlab import checkpoint as checkpoints
 from gradlab._json import read_json, to_json
 from gradlab.cli import main
@@ -82,6 +82,17 @@ def test_every_kind_of_method_goes_on(method, tmp_path):
     keep = tmp_path / "run.npz"
     run(2, keep, method, gtol=None)
     assert_same(run(12, keep, method, gtol=None), run(12, None, method, gtol=None))
+
+
+def test_minibatches_go_on_where_they_were(tmp_path):
+    batches = gl.minibatches(6, key=jax.random.key(5))
+    method = gl.make("adam", learning_rate=0.01)
+    run(4, tmp_path / "run.npz", method, batches=batches)
+    pieces = run(9, tmp_path / "run.npz", method, batches=batches)
+    assert_same(pieces, run(9, None, method, batches=batches))
+    other = gl.minibatches(6, key=jax.random.key(6))
+    with pytest.raises(ValueError, match="another problem"):
+        run(9, tmp_path / "run.npz", method, batches=other)
 
 
 def test_iterates_and_callbacks_survive_too(tmp_path):
@@ -407,6 +418,15 @@ def test_what_cannot_go_on_is_told_in_one_line(arguments, told, tmp_path, monkey
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
+
+
+def test_a_folder_in_use_is_not_shared(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with runs.record("compare", root="runs") as first:
+        code = main(["compare", "--problem", "square", "--resume", str(first.folder)])
+    assert code == 2
+    assert "runs/compare-1' is in use by another process" in capsys.readouterr().err
+    assert _summary(first.folder)["status"] == "finished"
 
 
 def test_a_part_of_another_problem_is_refused(tmp_path):
