@@ -238,3 +238,18 @@ def test_a_wrong_word_is_answered_before_a_folder_is_made(
     assert told in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_five_methods_are_compared_by_default():
+    def valley(x):
+        return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
+
+    found = gl.diagnose(valley, jnp.array([-1.2, 1.0, 0.5]))
+    assert found.comparison.methods == ("gd", "adam", "lbfgs", "newton_cg", "newton")
+    assert found.method in ("lbfgs", "newton_cg", "newton")
+    rows = {row["method"]: row for row in found.sections["methods"].data["runs"]}
+    assert all(row["cost"] <= 400 for row in rows.values())
+    assert found.sections["advice"].data["learning_rates"].keys() == {"gd", "adam"}
+    drawn = Links(found.to_html()).sources
+    assert len(drawn) == 5  # check, spectrum, gaps against cost and time, learning rates
