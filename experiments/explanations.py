@@ -126,7 +126,7 @@ def attributions(problem: gl.Problem, params: Any, seed: int) -> dict[str, Any]:
         return {
             "saliency": jnp.abs(gradient),
             "gradient × input": gradient * x,
-            "SmoothGrad": jnp.mean(jax.vmap(slope)(x + noise), axis=0),
+            "SmoothGrad": jnp.mean(jax.vmap(slope)(x[None, :] + noise), axis=0),
             "integrated gradients": integrated(slope, x, POINTS[-1]),
         }
 

@@ -148,8 +148,8 @@ MODELS = {
         more_frequent, learning_rate=0.02, steps=2500, batch=256,
     ),
     "GloVe": Model(
-        "glove", {"words": 300, "width": 8, "rows": 16_000}, "rmse", biases_alone, steps=2000,
-        batch=256,
+        "glove", {"words": 300, "width": 8, "rows": 16_000, "l2": 3e-4}, "rmse",
+        biases_alone, steps=2000, batch=256,
     ),
     "autoencoder": Model(
         "vae", {"width": 64, "latent": 6}, "elbo", single_pixels, learning_rate=0.005,
@@ -384,10 +384,10 @@ def _panel(row: Mapping[str, Any], ax: Any) -> None:
         row["rival"],
         (1.0, row["to_beat"]),
         xycoords=("axes fraction", "data"),
-        xytext=(-2, 3 if row["more"] else -3),
+        xytext=(-2, -3 if row["more"] else 3),  # away from the lines
         textcoords="offset points",
         ha="right",
-        va="bottom" if row["more"] else "top",
+        va="top" if row["more"] else "bottom",
         fontsize=9.5,
         color="#9a4300",
     )

@@ -178,6 +178,6 @@ def accuracy(scores: Inexact[AnyArray, "... c"], labels: Labels) -> Scalar:
     return jnp.mean(jnp.argmax(scores, axis=-1) == labels, dtype=scores.dtype)
 
 
-def penalty(params: Params, l2: Number) -> Value:
+def penalty(params: Params, l2: Number | float) -> Value:
     """Return half of `l2` times the sum of the squares of all parameters."""
     return l2 / 2 * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
