@@ -65,20 +65,19 @@ class Parser(argparse.ArgumentParser):
         they are those of the run that goes on.
         """
         args = list(sys.argv[1:] if args is None else args)
+        given = _without(args, _OF_THIS_TIME)
+        folder = _value_of("--resume", args)
+        if folder is not None and not given and "--resume" in self._option_string_actions:
+            given = recorded(folder)
+            args = [*given, *args]
         options, rest = self.parse_known_args(args, namespace)
         if rest:
             kind = "option" if rest[0].startswith("-") else "argument"
             known = [name for name in self._option_string_actions if name.startswith("--")]
             name = rest[0].split("=")[0]
             self.error(f"unknown {kind} {name!r}.{nearest(name, known)}")
-        options.given = _without(args, _OF_THIS_TIME)
+        options.given = given
         _join(self, options)
-        folder = getattr(options, "resume", None)
-        if folder is None or options.given:
-            return options
-        earlier = recorded(folder)
-        options, _ = self.parse_known_args([*earlier, *args])
-        options.given = earlier
         return options
 
     def error(self, message: str) -> NoReturn:
@@ -125,6 +124,16 @@ def _without(arguments: list[str], names: Iterable[str]) -> list[str]:
             continue
         skip = not skip and "=" not in argument
     return kept
+
+
+def _value_of(name: str, arguments: list[str]) -> str | None:
+    """Return what an option is given, if it is there."""
+    for place, argument in enumerate(arguments):
+        if argument == name and place + 1 < len(arguments):
+            return arguments[place + 1]
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+    return None
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -33,12 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments, by default those of this process.
 
     Returns:
-        0, or 2 where the arguments ask for something impossible, or 130 after Ctrl-C.
+        0, or 2 where the arguments ask for something impossible, 3 where another process of
+        the run is gone, 130 after Ctrl-C; 1 where `check` or `diagnose` found a fault.
 
     Examples:
         >>> from gradlab.cli import main
         >>> main(["list", "experiments"])  # doctest: +ELLIPSIS
-        basins ...
+        backpropagation ...
         0
     """
     arguments = list(sys.argv[1:] if argv is None else argv)

@@ -81,8 +81,8 @@ def test_no_command_shows_the_help_and_fails(capsys):
             ["run", "convergense"],
             "unknown experiment 'convergense'. Did you mean 'convergence'?",
         ),
-        (["run"], "name the experiment first: basins, "),
-        (["run", "--quick", "convergence"], "name the experiment first: basins, "),
+        (["run"], "name the experiment first: back"),
+        (["run", "--quick", "convergence"], "name the experiment first: back"),
         (["run", "convergence", "--qick"], "unknown option '--qick'. Did you mean '--quick'?"),
         (["run", "convergence", "--dtype", "float46"], "Did you mean 'float64'?"),
         (

@@ -206,9 +206,13 @@ def test_the_command_writes_page_text_and_numbers(tmp_path, monkeypatch, capsys)
     arguments = ["my_own_loss:loss", "--at", "my_own_loss:params", "--methods", "newton"]
     try:
         code = main(["diagnose", *arguments, "--data", "my_own_loss:batch"])
+        printed = capsys.readouterr().out
+        kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/parts/*")}
+        assert main(["diagnose", "--resume=runs/diagnose-1"]) == 0
     finally:
         sys.modules.pop("my_own_loss", None)
-    printed = capsys.readouterr().out
+    assert kept == {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/parts/*")}
+    printed = f"{printed}\n{capsys.readouterr().out}"
     folder = tmp_path / "runs" / "diagnose-1"
     assert code == 0
     assert "The first and second derivatives are right." in printed
