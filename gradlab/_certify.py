@@ -8,14 +8,18 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
 from gradlab._checks import check_callable, check_params, check_positive, scalar_loss
 from gradlab._tree import add_scaled, inner, max_abs, norm, num_params, working_dtype
 from gradlab._typing import Array, Loss, Number, Params
 from gradlab.certificate import Certificate, Kind
+from gradlab.derivatives._leaves import eps_of
 from gradlab.derivatives.autodiff import value_grad_hvp
+from gradlab.optimizers._subproblem import rounding_of
 from gradlab.optimizers._truncated_cg import pseudo_random, truncated_cg
 from gradlab.optimizers._trust_region import (
+    FLOOR,
     NOISY,
     MatrixFreeState,
     initial_state,
@@ -26,8 +30,9 @@ __all__ = ["certify", "examine"]
 
 Arguments: TypeAlias = tuple[Any, ...]
 
-# Steps of Lanczos: all of a small Krylov space; of a large one they see curvatures beyond a
-# few percent of the largest (the error falls like exp(-4k √gap); Saad 2011, theorem 6.4).
+# Variables up to which the Hessian is made, and steps of Lanczos beyond: they see curvatures
+# beyond a few percent of the largest (the error falls like exp(-4k √gap); Saad 2011,
+# theorem 6.4).
 STEPS = 30
 # Numbers that the Krylov basis may take.
 ROOM = 2**25
@@ -38,7 +43,8 @@ DIRECTIONS = 8
 LENGTHS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 # A stationary point promises less than this share of what the loss changes around it.
 SLIGHT = 1e-6
-# The same beside a saddle: values around say what it is before the gradient has vanished.
+# The same beside a saddle, where values around say what it is before the gradient has
+# vanished; and along directions whose curvature is lost, where slopes alone are no proof.
 NEAR = 1e-3
 # Variables below this share of the point's length have no size of their own: they may be on
 # their way to zero.
@@ -56,9 +62,10 @@ def certify(
     r"""Say whether a point is a minimum of a loss, and what it is if not.
 
     Looked at are the gradient with what it still promises, $\tfrac12 g^T H^{-1} g$; the least
-    curvature, by Lanczos' method on Hessian-vector products; and values around the point,
-    along the direction of least curvature and with every eighth variable moved in proportion
-    to its size. Nothing is compared with an absolute number.
+    curvature, from the Hessian of up to 30 variables and by Lanczos' method on
+    Hessian-vector products of more; and values around the point, along the direction of
+    least curvature and with every eighth variable moved in proportion to its size. Nothing
+    is compared with an absolute number.
 
     Args:
         loss: Function `loss(params, *args)` returning a real scalar, written for JAX.
@@ -69,8 +76,8 @@ def certify(
             default its norm, or 1 if that is zero.
 
     Returns:
-        A `Certificate`. It costs one gradient, 91 losses and at most min(n, 30) +
-        min(2n, 60) Hessian-vector products.
+        A `Certificate`. It costs one gradient, 91 losses and n Hessian-vector products, of
+        more than 30 variables at most 90.
 
     Raises:
         TypeError: If a leaf is not real and floating, or the loss returns no real scalar.
@@ -96,13 +103,21 @@ def certify(
     return look(x, noise, norm(x) if length is None else length)
 
 
-class _Spectrum(NamedTuple):
-    """Least curvature and largest absolute one found, direction of the least, products."""
+class _Curvature(NamedTuple):
+    """What second derivatives say of a point.
+
+    The least curvature and the largest absolute one; the decrease that the model promises;
+    whether the gradient is above its rounding where the curvature is lost in it, so that
+    nobody knows how far it leads; the direction to look along, of that gradient if so and of
+    the least curvature if not; and the products taken.
+    """
 
     least: Array
     size: Array
     direction: Params
-    products: int
+    decrement: Array
+    loud: Array
+    products: Array
 
 
 def examine(
@@ -117,45 +132,94 @@ def examine(
     dtype = working_dtype(x)
     if smooth:
         value, grad, hvp = value_grad_hvp(value_fn, x)
-        spectrum = _lanczos(hvp, x)
-        budget = min(2 * num_params(x), 2 * STEPS)
-        state = initial_state(x, MatrixFreeState)
-        # As if the start's gradient had been 10⁶ times as large: solve to 10⁻³.
-        told = state.model.at[3].set((1e6 * max_abs(grad)).astype(state.model.dtype))
-        path, _ = truncated_cg(
-            hvp, x, grad, state._replace(model=told), budget, jnp.zeros((), bool)
-        )
-        decrement, products = path.decrement, path.products + spectrum.products
+        seen = (_dense if num_params(x) <= STEPS else _krylov)(hvp, x, grad)
     else:
         value, grad = jax.value_and_grad(value_fn)(x)
-        unknown = jnp.full((), jnp.nan, dtype)
-        spectrum = _Spectrum(unknown, unknown, grad, 0)
-        decrement, products = unknown, jnp.zeros((), jnp.int32)
+        unknown, no = jnp.full((), jnp.nan, dtype), jnp.zeros((), bool)
+        seen = _Curvature(unknown, unknown, grad, unknown, no, jnp.zeros((), jnp.int32))
     value = value.astype(dtype)
     level = noise_level(value, value, noise)
     length = jnp.asarray(length, dtype)
     length = jnp.where(length > 0, length, 1)
-    changes, slopes = _around(value_fn, x, value, grad, spectrum.direction, length)
-    facts = _Facts(value, grad, decrement, level, changes, slopes)
+    changes, slopes = _around(value_fn, x, value, grad, seen.direction, length)
+    kind = _kind(_Facts(value, grad, seen, level, changes, slopes))
     return Certificate(
-        kind=_kind(facts),
+        kind=kind,
         value=value,
         grad_norm=max_abs(grad).astype(dtype),
-        curvature=spectrum.least,
-        stiffness=spectrum.size,
-        decrement=decrement,
+        curvature=seen.least,
+        stiffness=seen.size,
+        decrement=seen.decrement,
         noise=level,
         lowest=jnp.min(changes),
         nfev=jnp.asarray(1 + changes.size, jnp.int32),
-        nhvp=jnp.asarray(products, jnp.int32),
+        nhvp=jnp.asarray(seen.products, jnp.int32),
     )
 
 
-def _lanczos(hvp: Callable[[Params], Params], x: Params) -> _Spectrum:
-    """Find the extreme curvatures by Lanczos' method with full reorthogonalisation."""
+def _dense(hvp: Callable[[Params], Params], x: Params, grad: Params) -> _Curvature:
+    """Decompose the Hessian, made of n products.
+
+    A gradient component promises something where it is above what rounding the point makes
+    of it, entry by entry: variables may differ by many orders of magnitude.
+    """
+    dtype = working_dtype(x)
+    point, unravel = ravel_pytree(x)
+    n, g = point.size, ravel_pytree(grad)[0].astype(dtype)
+    eye = jnp.eye(n, dtype=point.dtype)
+    rows = jax.lax.map(lambda e: ravel_pytree(hvp(unravel(e)))[0].astype(dtype), eye)
+    hessian = (rows + rows.T) / 2
+    finite = jnp.isfinite(jnp.sum(jnp.abs(hessian)))
+    w, vectors = jnp.linalg.eigh(jnp.where(finite, hessian, 0))
+    rounding = eps_of(point.dtype) * jnp.abs(hessian) @ jnp.abs(point).astype(dtype)
+    rotated = jnp.matmul(g, vectors, precision=jax.lax.Precision.HIGHEST)
+    heard = jnp.abs(rotated) > FLOOR * (rounding @ jnp.abs(vectors))
+    curved = w > rounding_of(w)
+    promised = 0.5 * rotated**2 / jnp.where(curved, w, 1)
+    decrement = jnp.sum(jnp.where(curved & heard, promised, 0))
+    lost = jnp.where(~curved & heard, rotated, 0)
+    loud = jnp.any(lost != 0)
+    decrement = jnp.where(loud, jnp.inf, decrement)
+    along = jnp.where(loud & ~_bends(w[0], w), vectors @ (lost / norm(lost)), vectors[:, 0])
+    return _Curvature(
+        w[0],
+        jnp.max(jnp.abs(w)),
+        jax.tree.map(lambda v: v.astype(dtype), unravel(along.astype(point.dtype))),
+        jnp.where(finite, decrement, jnp.nan),
+        loud & finite,
+        jnp.asarray(n, jnp.int32),
+    )
+
+
+def _bends(least: Array, curvatures: Array) -> Array:
+    """Whether the least curvature is negative by more than half the digits of the largest."""
+    size = jnp.max(jnp.abs(curvatures))
+    return least < -(jnp.finfo(size.dtype).eps ** 0.5) * size
+
+
+def _krylov(hvp: Callable[[Params], Params], x: Params, grad: Params) -> _Curvature:
+    """See as much as a few dozen products show: extreme curvatures, and a model's minimum."""
+    least, size, direction, steps = _lanczos(hvp, x)
+    budget = min(2 * num_params(x), 2 * STEPS)
+    state = initial_state(x, MatrixFreeState)
+    # As if the start's gradient had been 10⁶ times as large: solve to 10⁻³.
+    told = state.model.at[3].set((1e6 * max_abs(grad)).astype(state.model.dtype))
+    path, _ = truncated_cg(
+        hvp, x, grad, state._replace(model=told), budget, jnp.zeros((), bool)
+    )
+    no = jnp.zeros((), bool)
+    return _Curvature(least, size, direction, path.decrement, no, path.products + steps)
+
+
+def _lanczos(hvp: Callable[[Params], Params], x: Params) -> tuple[Array, Array, Params, int]:
+    """Find the extreme curvatures by Lanczos' method with full reorthogonalisation.
+
+    Returns the least, the largest absolute one, the direction of the least, and the number
+    of products.
+    """
     dtype = working_dtype(x)
     n = num_params(x)
-    steps = max(2, min(n, STEPS, ROOM // n))
+    steps = min(STEPS, max(2, ROOM // n))
     start = pseudo_random(x, dtype)
     first = jax.tree.map(lambda v: v / norm(start), start)
     basis = jax.tree.map(lambda v: jnp.zeros((steps, *v.shape), dtype), first)
@@ -187,7 +251,7 @@ def _lanczos(hvp: Callable[[Params], Params], x: Params) -> _Spectrum:
     values, vectors = jnp.linalg.eigh(matrix)
     weights = jnp.where(used, vectors[:, 0], 0)
     direction = jax.tree.map(lambda rows: jnp.tensordot(weights, rows, axes=1), basis)
-    return _Spectrum(values[0], jnp.max(jnp.abs(values)), direction, steps)
+    return values[0], jnp.max(jnp.abs(values)), direction, steps
 
 
 def _orthogonal(basis: Params, w: Params) -> Params:
@@ -242,7 +306,7 @@ class _Facts(NamedTuple):
 
     value: Array
     grad: Params
-    decrement: Array
+    seen: _Curvature
     level: Array
     changes: Array
     slopes: Array
@@ -258,20 +322,30 @@ def _kind(facts: _Facts) -> Array:
     higher = ~(changes <= level)
     lower = changes < -level - 2 * jnp.abs(slopes)
     down = jnp.any(~jnp.any(higher, axis=1) & (jnp.sum(lower, axis=1) >= 2))
-    promised = jnp.where(jnp.isfinite(facts.decrement), facts.decrement, jnp.inf)
+    # Where the curvature is negative beyond doubt, so does its direction if that holds of
+    # its shorter lengths: farther away the loss may rise again.
+    seen, nearby = facts.seen, slice(len(LENGTHS) // 2, None)
+    first = lower[: len(lower) // (1 + DIRECTIONS), nearby]
+    down |= _bends(seen.least, seen.size) & jnp.any(jnp.sum(first, axis=1) >= 2)
+    promised = jnp.where(jnp.isfinite(seen.decrement), seen.decrement, jnp.inf)
     # Where the model has no minimum: the slope over the longest length looked at.
     sloping = jnp.max(jnp.abs(slopes[:, 0]))
     promised = jnp.minimum(promised, sloping)
     share = jnp.where(down, NEAR, SLIGHT)
     stationary = promised <= jnp.maximum(share * spread, NOISY * level)
-    # Along some direction the loss may be a slope and nothing else, however far looked.
+    # Along some direction the loss may be a slope and nothing else, however far looked, or as
+    # far as its curvature says.
     slope, change = slopes[:, 0], changes[:, 0]
     straight = (jnp.abs(change - slope) <= 0.5 * jnp.abs(slope)) & (change < -NOISY * level)
     kind = jnp.where(spread <= NOISY * level, Kind.AT_NOISE, Kind.MINIMUM)
     top = jnp.where(jnp.any(changes > level), Kind.SADDLE, Kind.MAXIMUM)
     kind = jnp.where(down, top, kind)
     kind = jnp.where(stationary, kind, Kind.NOT_STATIONARY)
-    kind = jnp.where(jnp.any(straight), Kind.SLOPE, kind)
+    # (On one side it may be up a wall.)
+    ahead, around = jnp.abs(slopes[0, 0]), jnp.abs(changes[:2])
+    around = jnp.min(jnp.max(jnp.where(jnp.isfinite(around), around, 0), axis=1))
+    falls = seen.loud & (ahead > jnp.maximum(NEAR * around, NOISY * level))
+    kind = jnp.where(jnp.any(straight) | (falls & ~down), Kind.SLOPE, kind)
     kind = jnp.where(jnp.all(jnp.abs(changes) <= level), Kind.FLAT, kind)
     bottomless = (value == -jnp.inf) | jnp.any(changes == -jnp.inf)
     kind = jnp.where(bottomless, Kind.UNBOUNDED, kind)

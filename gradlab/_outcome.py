@@ -139,14 +139,18 @@ def _examined(
     where: Any = np.where if from_python else jnp.where
     status = where(refused, Status.STATIONARY_NOT_MINIMUM, carry.status)
     at_floor = carry.status == Status.NOISE_FLOOR
-    promising = ((kind == Kind.NOT_STATIONARY) | (kind == Kind.SLOPE)) & at_floor
+    more = (certificate.decrement < np.inf) & (
+        certificate.decrement > NOISY * certificate.noise
+    )
+    promising = ((kind == Kind.NOT_STATIONARY) | (kind == Kind.SLOPE) | more) & at_floor
     if problem.gtol is None:  # what was not asked for must hold by itself
         by_gradient = carry.status == Status.CONVERGED_GRADIENT
         promising = promising | ((kind == Kind.SLOPE) & by_gradient)
     status = where(promising, Status.STUCK, status)
     # Where no step helps any more although the point is a minimum to within its noise. A
-    # method that knows the Hessian has judged that already, entry by entry.
-    ended = ((kind == Kind.MINIMUM) | (kind == Kind.AT_NOISE)) & (not _vouches(own))
+    # method that knows the whole Hessian has judged that already, entry by entry.
+    open_to_advice = not _vouches(own) or looks_at_rest(own)
+    ended = ((kind == Kind.MINIMUM) | (kind == Kind.AT_NOISE)) & open_to_advice
     small = numbers.grad_norm <= default_gtol(numbers.value.dtype, True) * numbers.reference
     small = small & (certificate.decrement < np.inf)
     ended = ended & (small | (certificate.decrement <= NOISY * certificate.noise))

@@ -300,14 +300,18 @@ def _settled_at_rest(
 
     No Newton step is longer than ‖g‖ over that curvature, and none gains more than half
     their product. Below half the digits of the largest curvature conjugate gradients do not
-    resolve the least; it may be as small as rounding.
+    resolve the least. It may be as small as rounding, of which `loudness` knows entry by
+    entry: badly scaled variables have curvatures far below the rounding of the largest.
     """
     eps = jnp.finfo(own.curvature.dtype).eps
     resolved = own.curvature > eps**0.5 * own.stiffness
-    curvature = jnp.where(resolved, own.curvature, num_params * eps * own.stiffness)
-    step = numbers.grad_norm / jnp.where(curvature > 0, curvature, 1)
+    curvature = jnp.where(resolved, own.curvature, 1)
+    lost = own.loudness * numbers.size / num_params
+    step = jnp.where(resolved, numbers.grad_norm / curvature, lost)
     short = step <= precision.grad**0.5 * numbers.size
     nothing = step <= precision.grad ** (2 / 3) * numbers.largest_size
+    # A bound that rests on rounding is never as close as one that rests on a curvature.
+    level = jnp.where(resolved, level, NOISY * level)
     return short | nothing | (0.5 * step * numbers.grad_norm <= level)
 
 

@@ -185,3 +185,27 @@ def test_a_success_carries_its_certificate():
     assert result.success
     assert result.certificate.kind == Kind.MINIMUM
     np.testing.assert_allclose(result.certificate.curvature, 2.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "method"),
+    [
+        ("meyer", 10, "newton_cg"),
+        ("meyer", 100, "lbfgs"),
+        ("osborne_1", 10, "lbfgs"),
+        ("biggs_exp6", 1, "lbfgs"),
+    ],
+)
+def test_runs_that_end_in_a_valley_or_on_a_saddle_claim_no_success(name, scale, method):
+    # Variables from 1e-3 to 1e6: the gradient is small beside the first one and beside the
+    # rounding of the largest curvature, and far from small for the variable it belongs to.
+    # The saddle is published as a minimum of Biggs' function.
+    problem = gl.problems.get(name)
+    result = gl.minimize(problem.loss, scale * problem.init(), method, args=problem.args)
+    at_minimum = abs(result.fun - problem.minimum) <= 1e-8 * max(abs(result.fun), 1)
+    assert at_minimum or not result.success
+
+
+def test_negative_curvature_beyond_doubt_is_a_saddle_though_far_away_all_rises():
+    certificate = gl.certify(lambda x: x[0] ** 4 - 1e-3 * x[0] ** 2 + x[1] ** 2, jnp.zeros(2))
+    assert certificate.kind == Kind.SADDLE

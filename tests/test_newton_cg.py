@@ -39,7 +39,9 @@ def test_the_budget_of_products_holds_and_the_run_still_converges():
     assert result.success, result.message
     products = np.diff(result.trace.nhvp)
     assert products[:-1].max() <= 3
-    assert products[-1] <= 3 + 3  # the last step, and the last look for negative curvature
+    # The last step, the last look for negative curvature, and as that could not see the least
+    # curvature one product for what rounding makes of the gradient.
+    assert products[-1] <= 3 + 3 + 1
     assert_close(result.x, 1 / diagonal, factor=1e10)
 
 

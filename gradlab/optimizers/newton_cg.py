@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -14,7 +15,7 @@ from gradlab.derivatives._leaves import eps_of
 from gradlab.derivatives.autodiff import value_grad_hvp
 from gradlab.optimizers import _trust_region as tr
 from gradlab.optimizers._protocol import bind
-from gradlab.optimizers._truncated_cg import Path, truncated_cg
+from gradlab.optimizers._truncated_cg import Path, pseudo_random, truncated_cg
 
 __all__ = ["newton_cg"]
 
@@ -84,6 +85,14 @@ def newton_cg(
         trial = tr.search(loss, params, value, grad, model, _propose(path, params), noise, eps)
         calls = jnp.stack([0, 1, path.products, 0]).astype(jnp.int32)
         remains = _what_remains(path, model, params, grad, trial)
+        if at_rest is not False:
+            resolved = model.curvature > jnp.finfo(value.dtype).eps ** 0.5 * model.stiffness
+            lost = jnp.asarray(at_rest) & ~resolved
+            heard = jax.lax.cond(
+                lost, lambda: _loudness(hvp, params, grad), lambda: remains.loudness
+            )
+            remains = remains._replace(loudness=heard)
+            calls = calls + lost * jnp.array([0, 0, 1, 0], jnp.int32)
         return tr.conclude(state, trial, value, grad, model, remains, calls)
 
     def init(params: Params) -> tr.TrustRegionState:
@@ -123,3 +132,23 @@ def _what_remains(
     eps = max(eps_of(leaf.dtype) for leaf in jax.tree.leaves(params))
     own = eps * model.stiffness * max_abs(params)
     return tr.Remains(decrement, length, jnp.where(trial.accepted, trial.grad_max, size) / own)
+
+
+def _loudness(hvp: Callable[[Params], Params], params: Params, grad: Params) -> Array:
+    """Compare each gradient entry with what rounding the point makes of it, by one product.
+
+    Rounding moves each variable by its own eps, some up and some down; entries, like
+    variables, may differ by many orders of magnitude.
+    """
+    dtype = max_abs(grad).dtype
+    rounded = jax.tree.map(
+        lambda r, p: (2 * r).astype(p.dtype) * p, pseudo_random(params, dtype), params
+    )
+
+    def of_leaf(g: Array, change: Array) -> Array:
+        change = eps_of(g.dtype) * jnp.abs(change).astype(dtype)
+        ratio = jnp.abs(g).astype(dtype) / jnp.where(change > 0, change, 1)
+        return jnp.max(jnp.where(g == 0, 0, jnp.where(change > 0, ratio, jnp.inf)), initial=0)
+
+    leaves = jax.tree.leaves(jax.tree.map(of_leaf, grad, hvp(rounded)))
+    return functools.reduce(jnp.maximum, leaves)
