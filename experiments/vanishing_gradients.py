@@ -84,7 +84,7 @@ def measure(
         norms = norms_by_layer(NETS[name], depth, seed)
         # The middle half: neither end sees the factor of a layer deep inside.
         inner = norms[depth // 4 : -(depth // 4)]
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):  # underflow, in float32
             factor = (inner[0] / inner[-1]) ** (1 / (len(inner) - 1))
         rows.append(
             {
@@ -279,7 +279,7 @@ def answer(found: dict[str, Any]) -> str:
     def named(kept: Callable[[float], bool]) -> str:
         return ", ".join(row["network"] for row in rows if kept(row["kept"])) or "none"
 
-    plain = [row for row in rows if row["foretold"]]
+    plain = [row for row in rows if row["foretold"] and row["factor"] > 0]
     gaps = {r["network"]: math.expm1(abs(math.log(r["factor"] / r["foretold"]))) for r in plain}
     other = [name for name, gap in gaps.items() if gap > 0.1]
     near = max(gap for name, gap in gaps.items() if name not in other)
