@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
 from gradlab import _cli_load
-from gradlab._cli_console import DTYPES, Parser, one_of
+from gradlab._cli_console import DTYPES, Parser, UsageError, one_of
 
 __all__ = ["run"]
 
 _EXAMPLE = "gradlab check mymodel:loss --at mymodel:params"
 _CODES = {"right": 0, "wrong": 1, "cannot tell": 2}
+RAISED = 3  # an uncaught error would end in 1, which is the verdict "wrong"
 
 
 def run(arguments: Sequence[str]) -> int | None:
@@ -32,8 +35,15 @@ def _check(function: Any, args: tuple[Any, ...], options: Any) -> int:
     """Print the report and return the exit code."""
     from gradlab.derivatives.check import check_derivatives
 
-    with _cli_load.refusals():
-        report = check_derivatives(function, *args, order=options.order)
+    try:
+        with _cli_load.refusals():
+            report = check_derivatives(function, *args, order=options.order)
+    except UsageError:
+        raise
+    except Exception:  # of any type: it is the function's own
+        traceback.print_exc()
+        print("The function itself raised this; nothing was checked.", file=sys.stderr)
+        return RAISED
     print(report)
     return _CODES[report.verdict]
 
@@ -43,7 +53,8 @@ def _parser() -> Parser:
     parser = Parser(
         prog="gradlab check",
         description="Check the automatic derivatives of a function against its values.\n"
-        "The exit code is 0 if they are right, 1 if one is wrong, 2 if it cannot be told.",
+        "The exit code is 0 if they are right, 1 if one is wrong, 2 if it cannot be told,\n"
+        "3 if the function raised an error.",
         epilog=f"example:\n  {_EXAMPLE}\n\nThe point is an array or any nesting of them, a "
         "tuple of arguments, or a\nfunction that returns one. Modules are looked for in this "
         "folder too.",

@@ -366,6 +366,7 @@ class TestTheCommandLine:
             "def wrong(x): return x**2\n"
             "wrong.defjvp(lambda p, t: (wrong(*p), p[0] * t[0]))\n"
             "def lost(x): return jnp.log(-x)\n"
+            "def broken(x): raise RuntimeError('out of cheese')\n"
             "point = jnp.asarray(1.5)\n"
             "def points(): return (point,)\n"
         )
@@ -378,6 +379,13 @@ class TestTheCommandLine:
         arguments = ["check", f"checked_module:{name}", "--at", "checked_module:point"]
         assert main(arguments) == code
         assert "check_derivatives:" in capsys.readouterr().out
+
+    def test_a_function_that_raises_is_not_called_wrong(self, capsys):
+        arguments = ["check", "checked_module:broken", "--at", "checked_module:point"]
+        assert main(arguments) == 3
+        told = capsys.readouterr().err
+        assert "RuntimeError: out of cheese" in told
+        assert "in broken" in told
 
     def test_the_point_may_be_a_function(self, capsys):
         arguments = ["check", "checked_module:right", "--at", "checked_module:points"]
