@@ -183,7 +183,7 @@ def _outcome(plan: _Plan, label: str, method: Method) -> _Outcome:
         announce(f"learning rate of {label} on {plan.setting.problem}")
         method, sweep = _tuned(plan, label, method)
     except Exception as error:
-        if _distributed.several():  # the others may not have met it: all must end
+        if _ends_all(error):
             raise
         return _Outcome([_failed(run, error) for run in blank], None, error)
     rate = method.hyperparams.get("learning_rate")
@@ -195,13 +195,18 @@ def _outcome(plan: _Plan, label: str, method: Method) -> _Outcome:
             announce(f"{label} on {plan.setting.problem}")
             result, trace, cut = _limited(plan, method, operator, start, run)
         except Exception as error:
-            if _distributed.several():
+            if _ends_all(error):
                 raise
             fault = fault or error
             runs.append(_failed(run, error))
         else:
             runs.append(dataclasses.replace(run, result=result, trace=trace, out_of_budget=cut))
     return _Outcome(runs, sweep, fault)
+
+
+def _ends_all(error: Exception) -> bool:
+    """Whether other processes may not have met an error, so that all must end."""
+    return _distributed.several() and not isinstance(error, OutOfTimeError)
 
 
 def _failed(run: Run, error: Exception) -> Run:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gradlab import _fingerprint, _session
+from gradlab import _distributed, _fingerprint, _session
 from gradlab._errors import check_choice
 from gradlab._files import write_whole
 from gradlab._json import read_json, to_json
@@ -46,7 +46,8 @@ def announce(label: str) -> None:
     if session is None:
         return
     session.label = label
-    if session.seconds_left() <= 0:
+    (left,) = _distributed.agreed(session.seconds_left())
+    if left <= 0:
         session.cut = True
         raise _session.OutOfTimeError("the time was up before it began")
 
