@@ -242,7 +242,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def together(folder, event="", *extra):
+def together(folder, event="", *extra, program=("job.py",)):
     """Run the job as two processes of two devices; return exit codes, outputs and seconds."""
     (folder / "job.py").write_text(JOB)
     port = free_port()
@@ -257,7 +257,7 @@ def together(folder, event="", *extra):
     try:
         for number in range(2):
             joined = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2"]
-            command = [sys.executable, "job.py", *joined, "--process-id", str(number), *extra]
+            command = [sys.executable, *program, *joined, "--process-id", str(number), *extra]
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
             processes.append(subprocess.Popen(command, cwd=folder, env=env, **pipes))
         told = [process.communicate(timeout=100) for process in processes]
@@ -310,6 +310,28 @@ def test_a_peer_that_stalls_meets_a_deadline(tmp_path):
     # The one that waits, or the other, whose own step has not ended either.
     assert "another process stalls" in told[0][1] + told[1][1]
     assert seconds < 55
+
+
+@pytest.mark.slow
+def test_several_processes_run_out_of_time_alike_and_go_on(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import jax.numpy as jnp\nimport numpy as np\nparams = jnp.zeros(3)\n"
+        "def data(): return np.sin(np.arange(111.)).reshape(37, 3), np.cos(np.arange(37.))\n"
+        "def loss(w, x, y): return jnp.mean((jnp.tanh(x @ w) - y) ** 2)\n"
+    )
+    program = ("-m", "gradlab", "compare")
+    what = ("own:loss", "--at", "own:params", "--data", "own:data", "--shard", "data")
+    how = ("--methods", "newton_cg,adam", "--x", "cost", "--max-steps", "30")
+    late = ("--max-seconds", "0.5")
+    codes, told, _ = together(tmp_path, "", *what, *how, *late, program=program)
+    assert codes == [0, 0], told
+    assert read_json(tmp_path / "runs/compare-1/summary.json")["status"] == "out of time"
+    resume = ("--resume", "runs/compare-1")
+    codes, told, _ = together(tmp_path, "", *resume, program=program)
+    assert codes == [0, 0], told
+    summary = read_json(tmp_path / "runs/compare-1/summary.json")
+    assert summary["status"] == "finished"
+    assert [row["steps"] for row in summary["results"]][1] == 30
 
 
 def test_a_coordinator_that_is_not_there_is_told():
