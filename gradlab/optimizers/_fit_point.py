@@ -308,7 +308,7 @@ def _factor(jacobian: Array, r: Array) -> tuple[Array, Array, Array]:
     m, n = jacobian.shape
     triangle = jnp.linalg.qr(jnp.concatenate([jacobian, r[:, None]], axis=1), mode="r")
     k = min(m, n)
-    u, values, vt = jnp.linalg.svd(triangle[:k, :n], full_matrices=False)
+    u, values, vt = _singular_values(triangle[:k, :n])
     turned = times(triangle[:k, n], u)
     pad = n - k
     return (
@@ -316,6 +316,21 @@ def _factor(jacobian: Array, r: Array) -> tuple[Array, Array, Array]:
         jnp.pad(vt, ((0, pad), (0, 0))).T,
         jnp.pad(turned, (0, pad)),
     )
+
+
+def _singular_values(matrix: Array) -> tuple[Array, Array, Array]:
+    """Decompose a small matrix; on the CPU by QR iterations, faster there than JAX's choice."""
+
+    def by_qr(matrix: Array) -> tuple[Array, Array, Array]:
+        found: Any = jax.lax.linalg.svd(
+            matrix, full_matrices=False, algorithm=jax.lax.linalg.SvdAlgorithm.QR
+        )
+        return tuple(found)
+
+    def by_default(matrix: Array) -> tuple[Array, Array, Array]:
+        return tuple(jnp.linalg.svd(matrix, full_matrices=False))
+
+    return jax.lax.platform_dependent(matrix, cpu=by_qr, default=by_default)
 
 
 def _whiten(own: Array, vectors: Array, inverse: Array) -> tuple[Array, Array]:
