@@ -158,60 +158,74 @@ def attributions(problem: gl.Problem, params: Any, seed: int) -> dict[str, Any]:
 
 
 def influences(problem: gl.Problem, params: Any, count: int, seed: int) -> dict[str, Any]:
-    r"""Foretell and measure what leaving out a training digit does to a test digit's loss.
-
-    At the minimum, $\Delta\,loss = \frac{1}{N}\,\nabla loss_{test}^T H^{-1} \nabla loss_i$: one
-    system for the test digit, one product for each training digit.
-    """
+    """Foretell and measure what leaving out a training digit does to a test digit's loss."""
     import jax
     import jax.numpy as jnp
 
-    pixels, labels, l2 = problem.args
     # The test digit of largest loss: the others rest on nobody in particular.
     held, truth = problem.held_out[:2]
-
-    def alone(params: Any, x: Any, y: Any) -> Any:
-        """Return one digit's loss, without the penalty."""
-        return problem.loss(params, x[None], y[None], 0.0 * l2)
-
-    losses = jax.jit(jax.vmap(alone, (None, 0, 0)))(params, held, truth)
+    of_one = functools.partial(loss_of_one, problem)
+    losses = jax.jit(jax.vmap(of_one, (None, 0, 0)))(params, held, truth)
     chosen = int(jnp.argmax(losses))
     test = held[chosen], truth[chosen]
-
-    @jax.jit
-    def foretold() -> tuple[Any, Any]:
-        def product(v: Any) -> Any:
-            return gl.hvp(lambda p: problem.loss(p, *problem.args), params, v)
-
-        right = jax.grad(alone)(params, *test)
-        solution, _ = jax.scipy.sparse.linalg.cg(product, right, tol=1e-8, maxiter=1000)
-        left = jax.tree.map(jnp.subtract, product(solution), right)
-        error = _norm(left) / _norm(right)
-
-        def along(x: Any, y: Any) -> Any:
-            return jax.jvp(lambda p: alone(p, x, y), (params,), (solution,))[1]
-
-        return jax.vmap(along)(pixels, labels) / len(pixels), error
-
-    changes, error = foretold()
-    order = np.argsort(-np.abs(np.asarray(changes)))
+    changes, error = (np.asarray(part) for part in foretold_changes(problem, params, test))
+    order = np.argsort(-np.abs(changes))
     # Half of them the most influential, half at random.
     others = np.random.default_rng(seed).permutation(order[count // 2 :])[: count - count // 2]
     rows = np.concatenate([order[: count // 2], others])
     measured = []
     for row in rows:
-        weights = np.ones(len(pixels))
+        weights = np.ones(problem.num_rows)
         weights[row] = 0.0
         again = trained(problem, params, weights)
-        measured.append(float(alone(again.x, *test) - losses[chosen]))
+        measured.append(float(of_one(again.x, *test) - losses[chosen]))
     return {
-        "foretold": np.asarray(changes)[rows],
+        "foretold": changes[rows],
         "measured": np.asarray(measured),
         "cg_error": float(error),
         "test": (np.asarray(test[0]), int(test[1]), float(losses[chosen])),
-        "helpful": _examples(problem, order[np.asarray(changes)[order] > 0][:5]),
-        "harmful": _examples(problem, order[np.asarray(changes)[order] < 0][:5]),
+        "helpful": _examples(problem, order[changes[order] > 0][:5]),
+        "harmful": _examples(problem, order[changes[order] < 0][:5]),
     }
+
+
+def loss_of_one(problem: gl.Problem, params: Any, pixels: Any, label: Any) -> Any:
+    """Return one digit's loss, without the penalty."""
+    return problem.loss(params, pixels[None], label[None], 0.0 * problem.args[2])
+
+
+def foretold_changes(problem: gl.Problem, params: Any, test: tuple[Any, Any]) -> Any:
+    r"""Return the change of a test digit's loss on leaving out each training digit.
+
+    At the minimum, $\Delta\,loss = \frac1N\,\nabla loss_{test}^T H^{-1} \nabla loss_i$: one
+    system for the test digit, by conjugate gradients with products of the Hessian, and one
+    directional derivative for each training digit.
+
+    Returns:
+        The changes, shape (N,), and the relative residual of the system.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    pixels, labels, _ = problem.args
+    of_one = functools.partial(loss_of_one, problem)
+
+    @jax.jit
+    def solved(params: Any) -> tuple[Any, Any]:
+        def product(v: Any) -> Any:
+            return gl.hvp(lambda p: problem.loss(p, *problem.args), params, v)
+
+        right = jax.grad(of_one)(params, *test)
+        solution, _ = jax.scipy.sparse.linalg.cg(product, right, tol=1e-8, maxiter=1000)
+        left = jax.tree.map(jnp.subtract, product(solution), right)
+
+        def along(x: Any, y: Any) -> Any:
+            return jax.jvp(lambda p: of_one(p, x, y), (params,), (solution,))[1]
+
+        changes = jax.vmap(along)(pixels, labels) / len(pixels)
+        return changes, _norm(left) / _norm(right)
+
+    return solved(params)
 
 
 def _norm(tree: Any) -> Any:

@@ -180,4 +180,5 @@ def accuracy(scores: Inexact[AnyArray, "... c"], labels: Labels) -> Scalar:
 
 def penalty(params: Params, l2: Number | float) -> Value:
     """Return half of `l2` times the sum of the squares of all parameters."""
-    return l2 / 2 * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))
+    squares = jnp.stack([jnp.sum(leaf**2) for leaf in jax.tree.leaves(params)])
+    return l2 / 2 * jnp.sum(squares)

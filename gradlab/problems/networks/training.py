@@ -77,6 +77,7 @@ def train(
         (3, 11) True
     """
     problem.rows(slice(0, 1))  # a problem without rows is refused by its name
+    total = len(problem.args[0])
     records = check_size("records", records, at_least=1)
     each = check_size("steps", steps, at_least=records) // records
     batch = check_size("batch", batch, at_least=1)
@@ -89,7 +90,7 @@ def train(
     def step(carry: tuple[Params, Any], key: PRNGKeyArray) -> tuple[tuple[Params, Any], None]:
         params, state = carry
         drawn, varied = jax.random.split(key)
-        args = problem.rows(jax.random.randint(drawn, (batch,), 0, problem.num_rows))
+        args = problem.rows(jax.random.randint(drawn, (batch,), 0, total))
         args = args if vary is None else vary(varied, args)
         updates, state = optimizer.update(jax.grad(loss)(params, *args), state, params)
         return (optax.apply_updates(params, updates), state), None
