@@ -277,13 +277,13 @@ def answer(found: dict[str, Any]) -> str:
     rows, depth = found["depth"], len(found["depth"][0]["norms"])
 
     def named(kept: Callable[[float], bool]) -> str:
-        return ", ".join(row["network"] for row in rows if kept(row["kept"])) or "none"
+        return "; ".join(row["network"] for row in rows if kept(row["kept"])) or "none"
 
     plain = [row for row in rows if row["foretold"] and row["factor"] > 0]
     gaps = {r["network"]: math.expm1(abs(math.log(r["factor"] / r["foretold"]))) for r in plain}
     other = [name for name, gap in gaps.items() if gap > 0.1]
     near = max(gap for name, gap in gaps.items() if name not in other)
-    but = f", but not with {', '.join(other)}" if other else ""
+    but = f", but not with {'; '.join(other)}" if other else ""
     ends = {name: float(norms[-1]) for name, norms in found["time"].items()}
     times = ", ".join(f"{name} {end:.0e}" for name, end in ends.items())
     clipped = found["clipping"]
@@ -298,8 +298,8 @@ def answer(found: dict[str, Any]) -> str:
     }
     return (
         f"Through {depth} layers the gradient shrinks below a hundredth with: "
-        f"{named(lambda k: k < 1e-2)}; it grows beyond a hundredfold with: "
-        f"{named(lambda k: k > 1e2)}; it stays between with: "
+        f"{named(lambda k: k < 1e-2)}. It grows beyond a hundredfold with: "
+        f"{named(lambda k: k > 1e2)}. It stays between with: "
         f"{named(lambda k: 1e-2 <= k <= 1e2)}. The factor a layer is that of wide networks to "
         f"{near:.0%}{but}. Through {STEPS_BACK - 1} steps of time it is "
         f"multiplied by: {times}. The largest learning rate that trains the wild recurrent "
