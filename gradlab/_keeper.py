@@ -53,9 +53,14 @@ class Keeper:
             "clock": _Like(np.dtype(float)),
             "params": jax.tree.map(lambda x: _Like(x.dtype), rows.params),
         }
-        found = self.file.read(self.signature, self.shapes, past)
-        self.found = found is not None
-        return found
+        slim: Any = self.shapes._replace(rows=rows.first)
+        found = self.file.read(self.signature, slim, past)
+        if found is None:
+            return None
+        self.found = True
+        carry, past = found
+        empty = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), rows)
+        return carry._replace(rows=empty._replace(first=carry.rows)), past
 
     def remember(self, carry: engine.Carry, history: Any, *, written: bool = False) -> None:
         """Note where the run stands, and whether the file says so already."""
@@ -66,9 +71,12 @@ class Keeper:
         """Write what was remembered last."""
         if self.kept is None or self.written:
             return
+        carry: Any
         carry, history, fetches, clock = self.kept
+        # The rows are in the history already, and their buffer is large.
+        slim = carry._replace(rows=carry.rows.first)
         try:
-            self.file.write(self.signature, carry, history.first(fetches, clock))
+            self.file.write(self.signature, slim, history.first(fetches, clock))
         except OSError as error:  # a full disk must not cost the run itself
             warnings.warn(
                 f"The run goes on, but cannot be kept: {error}.", UserWarning, stacklevel=2
