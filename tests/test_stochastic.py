@@ -161,8 +161,17 @@ def test_rows_of_a_model_that_returns_a_tree_are_refused():
     method = gl.natural_gradient(
         lambda p: {"z": linear(p)}, lambda z: squares(z["z"]), rows=True, solver="kernel"
     )
-    with pytest.raises(TypeError, match="With `rows=True` the model must return one array"):
+    with pytest.raises(TypeError, match="`model` must return one array of outputs"):
         one_update(method, lambda w: squares(linear(w)), jnp.ones(WIDTH))
+
+
+def test_data_that_the_model_closes_over_have_no_rows():
+    for method in (
+        gl.natural_gradient(linear, squares, rows=True, solver="kernel"),
+        gl.averaged_natural_gradient(linear, squares, 0.1),
+    ):
+        with pytest.raises(ValueError, match=r"24 rows of outputs and no of `args`.*Pass the"):
+            one_update(method, lambda w: squares(linear(w)), jnp.ones(WIDTH))
 
 
 # --- Gauss-Newton by conjugate gradients ------------------------------------------------------
@@ -529,3 +538,69 @@ def test_a_start_that_is_not_finite_is_no_success():
         lambda w: squares(linear(w)), jnp.full(WIDTH, jnp.nan), method, max_steps=3
     )
     assert result.status == Status.NONFINITE_START
+
+
+# --- the averaged natural gradient --------------------------------------------------------
+
+
+def test_the_first_averaged_step_solves_with_the_damped_matrix_of_all_outputs():
+    params = weights()
+    matrix, gradient = gauss_newton_matrix(params)
+    method = gl.averaged_natural_gradient(
+        network, entropy, 1e-3, samples=None, damping=0.2, ridge=0.01
+    )
+    updates, state = one_update(method, total, params, args=(INPUTS, LABELS))
+    shift = 0.2 * np.trace(matrix) / len(gradient) + 0.01
+    expected = np.linalg.solve(matrix + shift * np.eye(len(gradient)), gradient)
+    assert_close(flat(updates), -1e-3 * expected, factor=1e6)
+    assert_close(state.matrix / (1 - 0.9), matrix, factor=1e5)
+    assert_close(state.calls, np.array([0, CLASSES, 0, 0]))
+
+
+def test_sampled_matrices_have_the_fisher_matrix_as_their_mean():
+    from gradlab.optimizers.averaged import _fisher_root
+
+    params = weights()
+    matrix, _ = gauss_newton_matrix(params)
+
+    @jax.jit
+    @jax.vmap
+    def sample(seed):
+        root = _fisher_root(network, entropy, params, (INPUTS, LABELS), 2, jax.random.key(seed))
+        return root.T @ root
+
+    mean = np.mean(sample(jnp.arange(400)), axis=0)
+    assert np.linalg.norm(mean - matrix) < 0.1 * np.linalg.norm(matrix)
+
+
+def test_a_step_expects_no_more_than_its_share_of_the_loss():
+    params, share = weights(), 1e-4
+    matrix, gradient = gauss_newton_matrix(params)
+    method = gl.averaged_natural_gradient(
+        network, entropy, 1.0, samples=None, damping=0.2, share=share
+    )
+    updates, _ = one_update(method, total, params, args=(INPUTS, LABELS))
+    shift = 0.2 * np.trace(matrix) / len(gradient)
+    step = flat(updates)
+    foretold = step @ (matrix + shift * np.eye(len(step))) @ step
+    assert_close(foretold, share * float(total(params)), factor=1e7)
+
+
+def test_curvature_is_looked_at_every_few_updates_and_averaged():
+    def fun(w):
+        return squares(linear(w))
+
+    method = gl.averaged_natural_gradient(
+        linear, squares, 0.1, every=3, samples=None, args=(INPUTS, TARGETS)
+    )
+    _, states = follow(method, fun, jnp.ones(WIDTH), 7)
+    assert [int(state.calls[1]) for state in states] == [0, 1, 1, 1, 2, 2, 2, 3]
+    # Of a linear model all looks are the same, and their corrected mean is the Hessian.
+    hessian = jax.hessian(fun)(jnp.ones(WIDTH))
+    assert_close(states[-1].matrix / (1 - 0.9**3), hessian, factor=1e4)
+
+
+def test_a_network_beyond_memory_is_refused():
+    method = gl.averaged_natural_gradient(linear, squares, 0.1)
+    with pytest.raises(ValueError, match=r"The Fisher matrix of 10000000 parameters .* GB"):
+        jax.eval_shape(method.init, jnp.zeros(10**7))

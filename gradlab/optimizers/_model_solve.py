@@ -184,6 +184,19 @@ def in_output_space(
     return unravel(direction.astype(flat.dtype)), passes
 
 
+def check_rows(outputs: Any, args: tuple[Any, ...]) -> None:
+    """Raise unless the outputs are an array of as many rows as every array of the data has."""
+    if not isinstance(outputs, jax.Array) or outputs.ndim == 0:
+        raise TypeError("`model` must return one array of outputs, with a row for each sample.")
+    lengths = {jnp.shape(leaf)[0] for leaf in jax.tree.leaves(args) if jnp.ndim(leaf)}
+    if lengths != {len(outputs)}:
+        raise ValueError(
+            "The rows of the model's outputs must come from the rows of `args`, but there are "
+            f"{len(outputs)} rows of outputs and {sorted(lengths) or 'no'} of `args`. Pass "
+            "the data in `args` rather than closing over them."
+        )
+
+
 def _jacobian(
     model: Callable[..., Any], params: Params, args: tuple[Any, ...], rows: bool
 ) -> tuple[Array, Callable[[Array], Any], Array, int]:
@@ -194,10 +207,7 @@ def _jacobian(
     if not rows:
         jacobian = jax.jacrev(lambda x: ravel_pytree(model(unravel(x), *args))[0])(flat)
         return z, restore, jacobian, z.size
-    if not isinstance(outputs, jax.Array) or outputs.ndim == 0:
-        raise TypeError(
-            "With `rows=True` the model must return one array, with a row for each sample."
-        )
+    check_rows(outputs, args)
     axes = jax.tree.map(lambda leaf: 0 if jnp.ndim(leaf) else None, args)
 
     def one(*row: Any) -> Array:

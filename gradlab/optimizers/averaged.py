@@ -15,6 +15,7 @@ from gradlab._tree import num_params, working_dtype
 from gradlab._typing import Array, Count, Loss, Number, Params
 from gradlab.derivatives._memory import _memory
 from gradlab.derivatives.curvature import hessian_vp
+from gradlab.optimizers._model_solve import check_rows
 from gradlab.optimizers._protocol import bind
 
 __all__ = ["AveragedState", "averaged_natural_gradient"]
@@ -54,10 +55,10 @@ def averaged_natural_gradient(
     *,
     damping: Number = 0.3,
     momentum: Number = 0.9,
-    decay: Number = 0.95,
-    every: Count = 10,
-    samples: MaybeCount = 2,
-    share: Number = 0.03,
+    decay: Number = 0.9,
+    every: Count = 5,
+    samples: MaybeCount = 1,
+    share: Number = 0.003,
     ridge: Number = 0.0,
     args: Arguments = (),
     seed: Count = 0,
@@ -145,7 +146,9 @@ def averaged_natural_gradient(
     def update(updates, state, params=None, *, value, args=None, **extra):
         given = args if args else own_args
         at_work = bind(model, extra), bind(loss, extra)
-        passes = samples or jax.eval_shape(at_work[0], params, *given).shape[-1]
+        outputs = jax.eval_shape(at_work[0], params, *given)
+        shape = jax.tree.leaves(outputs)[0].shape
+        passes = samples or num_params(outputs) // (shape or (1,))[0]
 
         def look() -> tuple[Array, Array]:
             key = jax.random.fold_in(jax.random.key(seed), state.count)
@@ -209,8 +212,7 @@ def _fisher_root(
     """Return a matrix A of n columns with AᵀA the Fisher matrix, or random of that mean."""
     flat, unravel = ravel_pytree(params)
     outputs = model(params, *args)
-    if not isinstance(outputs, jax.Array) or outputs.ndim == 0:
-        raise TypeError("`model` must return one array of outputs, with a row for each sample.")
+    check_rows(outputs, args)
     dtype = working_dtype(params)
     roots = _loss_roots(lambda z: loss(z.reshape(outputs.shape), *args), outputs, dtype)
     if samples is not None:
