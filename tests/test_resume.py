@@ -449,9 +449,9 @@ def test_of_equal_parts_each_has_its_own_file(tmp_path):
 
 
 def test_a_sweep_is_kept_and_made_again_where_damaged(tmp_path):
-    def table():
+    def table(x=X):
         with _session.within(_session.Session(tmp_path)):
-            found = gl.compare(loss, "adam", starts=[START], args=(X, Y), max_steps=3)
+            found = gl.compare(loss, "adam", starts=[START], args=(x, Y), max_steps=3)
         return found.sweeps[0]
 
     made = table()
@@ -462,6 +462,9 @@ def test_a_sweep_is_kept_and_made_again_where_damaged(tmp_path):
     (path,) = tmp_path.glob("sweep*.json")
     path.write_text(path.read_text()[:50])
     assert table().chosen == made.chosen
+    for run_file in tmp_path.glob("*.npz"):
+        run_file.unlink()
+    assert not np.array_equal(table(X + 1).losses, made.losses)  # of other data, made anew
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(monkeypatch, capsys):
