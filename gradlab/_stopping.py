@@ -212,7 +212,8 @@ def judge(
     gtol, settled = problem.gtol, jnp.ones((), bool)
     if gtol is None:
         gtol = default_gtol(value.dtype, knows)
-        settled = _settled(precision, old, numbers, level, own) if knows else settled
+        if knows:
+            settled = _settled(precision, old, numbers, level, length, own)
     status = _converged(problem, gtol, numbers, moved, length, settled, status)
     if knows:
         status = _no_saddle(status, num_params(params), own)
@@ -261,19 +262,20 @@ def _at_floor(precision: Precision, own: Any) -> Array:
 
 
 def _settled(
-    precision: Precision, old: Numbers, numbers: Numbers, level: Array, own: Any
+    precision: Precision, old: Numbers, numbers: Numbers, level: Array, length: Array, own: Any
 ) -> Array:
     """Whether a small gradient is a minimum's, and not just far below that of a far start.
 
     It is if the model promises no more than noise. Or if the Newton step still to take is
     short, less than half the digits of the point, so that the step after it would be lost
-    in rounding, and its gain is little beside the last one. Or if the step is nothing
-    beside the path taken: minima without curvature are approached linearly.
+    in rounding, and its gain is little beside the last one. Or if that step and the last one
+    are nothing beside the path taken: minima without curvature are approached linearly.
     """
     gain = jnp.maximum(NOISY * level, old.value - numbers.value)
     short = own.remaining <= precision.grad**0.5 * numbers.size
     short &= own.decrement <= SLIGHT * gain
-    nothing = own.remaining <= precision.grad ** (2 / 3) * numbers.largest_size
+    longest = jnp.maximum(own.remaining, length)
+    nothing = longest <= precision.grad ** (2 / 3) * numbers.largest_size
     return (own.decrement <= level) | short | nothing | (numbers.grad_norm == 0)
 
 

@@ -266,3 +266,12 @@ def test_the_iterates_do_not_depend_on_the_units_of_loss_or_parameters(method):
         assert scaled.nfev == plain.nfev
         assert_close(scaled.trace.params / unit, plain.trace.params, factor=1e6)
         assert_close(scaled.fun / scale, plain.fun)
+
+
+@pytest.mark.parametrize("name", ["variably_dimensioned", "broyden_tridiagonal"])
+def test_a_far_start_lowers_no_demand_on_a_minimum_in_float32(name):
+    # The gradient falls by 10⁵ and more while the point is still far away.
+    problem = gl.problems.get(name, dtype=jnp.float32)
+    result = gl.minimize(problem.loss, 100 * problem.init(), "newton", args=problem.args)
+    assert result.success, result.message
+    assert result.fun - problem.minimum <= 1e-9
