@@ -78,7 +78,7 @@ def rules() -> dict[str, Rule]:
     return {
         "gradient descent": Rule(optax.sgd, (0.2, 0.1, 0.05), 2.0, False),
         "heavy ball": Rule(heavy_ball, (0.2, 0.1, 0.05), both, False),
-        "Nesterov": Rule(nesterov, (0.1, 0.05, 0.025), both / (1 + 2 * MOMENTUM), False),
+        "Nesterov": Rule(nesterov, (0.06, 0.04, 0.025), both / (1 + 2 * MOMENTUM), False),
         "Adam": Rule(optax.adam, (0.004, 0.002, 0.001), both / (1 - MOMENTUM), True),
     }
 
@@ -242,11 +242,12 @@ def answer(found: Sequence[Descent]) -> str:
             f"{name} at {low:.2f} to {high:.2f}" if low < high else f"{name} at {low:.2f}"
         )
     near = [run for run in found if abs(settled(run)[0] - 1) < 0.15]
+    beyond = [run for run in found if settled(run)[0] > 1.15]
+    rest = len(found) - len(near) - len(beyond)
     return (
         f"Late in training the sharpness is, over the method's own threshold: "
         f"{'; '.join(told)}. {len(near)} of {len(found)} trainings ended within 15 % of their "
-        "edge; the smaller the step, the higher the curvature that they climb to, and what is "
-        "below 1 had not climbed as far, or the loss had nothing left to give."
+        f"edge, {rest} stayed below it, {len(beyond)} lived beyond."
     )
 
 

@@ -104,8 +104,8 @@ class MinibatchState(NamedTuple):
         count: Batches seen.
         order: Order of the rows in this pass, shape (N,).
         inner: State of the method.
-        calls: Evaluations made, in evaluations of all rows: whole ones.
-        rows: What is left of them, in rows.
+        calls: Evaluations made, in evaluations of all rows, rounded to whole ones.
+        rows: What is left of them, in rows, and half of all rows.
     """
 
     count: Array  # type: ignore[assignment]  # the name optax's hosts look for
@@ -143,8 +143,9 @@ def _transformation(
 
     def init(params: Params) -> MinibatchState:
         nothing = jnp.zeros(4, jnp.int32)
+        half = jnp.full(4, total // 2, jnp.int32)  # so that whole evaluations are rounded ones
         return MinibatchState(
-            jnp.zeros((), jnp.int32), jnp.arange(total), method.init(params), nothing, nothing
+            jnp.zeros((), jnp.int32), jnp.arange(total), method.init(params), nothing, half
         )
 
     def shuffled(count: Array, order: Array) -> Array:
