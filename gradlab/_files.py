@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["being_written", "write_whole"]
+__all__ = ["being_written", "write_whole", "writing"]
 
-_written: list[Path] = []
+_busy: list[None] = []
 
 
 def write_whole(path: str | Path, content: bytes) -> None:
@@ -18,7 +20,12 @@ def write_whole(path: str | Path, content: bytes) -> None:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    _written.append(path)
+    with writing():
+        _write(path, temporary, content)
+
+
+def _write(path: Path, temporary: Path, content: bytes) -> None:
+    """Write to the temporary file, and give it the name."""
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -28,10 +35,18 @@ def write_whole(path: str | Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Mark what is done inside as the writing of a file, which should not be broken off."""
+    _busy.append(None)
+    try:
+        yield
     finally:
-        _written.remove(path)
+        _busy.pop()
 
 
 def being_written() -> bool:
     """Whether a file is being written at this moment, by some thread."""
-    return bool(_written)
+    return bool(_busy)

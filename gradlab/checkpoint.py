@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gradlab._files import write_whole
+from gradlab._files import write_whole, writing
 from gradlab._fingerprint import plain
 
 __all__ = ["Checkpoint", "CheckpointError"]
@@ -88,7 +88,8 @@ class Checkpoint:
         ]
         if jax.process_index() == 0:
             told = {**signature, "schema": SCHEMA, "keys": keys}
-            write_whole(self.path, _packed(told, arrays))
+            with writing():  # packing a large state takes as long as writing it
+                write_whole(self.path, _packed(told, arrays))
         self._last = time.monotonic()
         self._took = self._last - started
 
