@@ -244,7 +244,10 @@ def draw(rows: Sequence[dict[str, Any]], ascent: Mapping[str, np.ndarray]) -> di
             )
             for row in rows
         }
-        labels = {"x_label": "stumps", "y_label": "mean squared error / variance"}
+        labels: dict[str, Any] = {
+            "x_label": "stumps",
+            "y_label": "mean squared error / variance",
+        }
         gl.plots.plot_errors(lines, **labels, ax=ax)
         name = "training rows" if part == "train" else "held-out rows"
         ax.set_title(name, loc="left", fontsize=10.5)
@@ -261,7 +264,10 @@ def _draw_function(ax: Any) -> None:
     said = staged(fine, start, stumps, rate)
     ax.plot(x[:, 0], y, ".", color="#b0b0b0", markersize=3, zorder=1)
     lines = {f"{k} stump{'s' * (k > 1)}": (fine[:, 0], said[k]) for k in SHOWN_STAGES}
-    labels = {"x_label": f"{MASS}, standardised", "y_label": "progression, standardised"}
+    labels: dict[str, Any] = {
+        "x_label": f"{MASS}, standardised",
+        "y_label": "progression, standardised",
+    }
     gl.plots.plot_errors(lines, **labels, log="", ax=ax)
     ax.set_title(f"one feature, η = {rate:g}", loc="left", fontsize=10.5)
 

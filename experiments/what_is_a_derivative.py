@@ -234,7 +234,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     figure, axes = plt.subplots(2, 3, figsize=(16.5, 8.4), layout="constrained")
     _draw_secants(axes[0, 0])
     slopes = secants()
-    labels = {"x_label": "h", "y_label": "error of the slope"}
+    labels: dict[str, Any] = {"x_label": "h", "y_label": "error of the slope"}
     gl.plots.plot_errors(slopes, **labels, ax=axes[0, 1])
     axes[0, 1].set_title("secant to tangent, and rounding", loc="left", fontsize=10.5)
     moving = motion()
@@ -292,7 +292,7 @@ def _draw_swell(ax: Any, rows: Sequence[dict[str, Any]]) -> None:
     for way in (SYMBOLS, SHARED, AUTO, DIFFERENCES):
         here = [row for row in rows if row["way"] == way]
         lines[way] = ([row["depth"] for row in here], [row["operations"] for row in here])
-    labels = {"x_label": "nestings", "y_label": "operations of the derivative"}
+    labels: dict[str, Any] = {"x_label": "nestings", "y_label": "operations of the derivative"}
     gl.plots.plot_errors(lines, **labels, log="y", ax=ax)
     ax.set_title("expression swell", loc="left", fontsize=10.5)
 

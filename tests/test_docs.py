@@ -51,3 +51,33 @@ def test_the_readme_shows_what_the_checker_prints(capsys):
     exec(compile(code, "README.md", "exec"), {})
     shown = re.search(r"```text\n(check_derivatives:.*?)```", readme, re.DOTALL).group(1)
     assert capsys.readouterr().out == shown
+
+
+CURRICULUM = (Path(__file__).parents[1] / "docs" / "curriculum.md").read_text()
+SHOWN = re.findall(r"```python\n(.*?)```\n+```text\n(.*?)```", CURRICULUM, re.DOTALL)
+
+
+@pytest.mark.parametrize(("code", "told"), SHOWN, ids=range(len(SHOWN)))
+def test_the_curriculum_shows_what_its_code_prints(code, told, capsys):
+    exec(compile(code, "curriculum.md", "exec"), {})
+    assert capsys.readouterr().out == told
+
+
+def test_every_python_block_of_the_curriculum_has_its_output():
+    assert len(SHOWN) == CURRICULUM.count("```python") == 3
+
+
+def test_the_curriculum_names_experiments_and_problems_that_are_there():
+    rows = [line.split(" | ") for line in CURRICULUM.splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if "`" in row[2]]
+    experiments = {name for row in rows for name in re.findall(r"`(\w+)`", row[2])}
+    problems = {name for row in rows for name in re.findall(r"`(\w+)`", row[1])}
+    folder = Path(__file__).parents[1] / "experiments"
+    for row in rows:
+        scripts = [folder / f"{name}.py" for name in re.findall(r"`(\w+)`", row[2])]
+        text = "".join(script.read_text() for script in scripts)
+        for figure in re.findall(r"`([\w-]+)`", row[3]):
+            assert f'"{figure}"' in text, f"{figure} is drawn by none of {row[2]}"
+    assert problems <= set(gl.problems.names())
+    assert set(gl.problems.names(tag="network")) <= problems
+    assert {"learning_rates", "hyperparameters", "backpropagation"} <= experiments
