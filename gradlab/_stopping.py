@@ -275,7 +275,7 @@ def _settled(
     short = own.remaining <= precision.grad**0.5 * numbers.size
     short &= own.decrement <= SLIGHT * gain
     longest = jnp.maximum(own.remaining, length)
-    nothing = longest <= precision.grad ** (2 / 3) * numbers.largest_size
+    nothing = longest <= precision.grad ** (4 / 5) * numbers.largest_size
     return (own.decrement <= level) | short | nothing | (numbers.grad_norm == 0)
 
 
