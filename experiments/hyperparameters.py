@@ -31,10 +31,13 @@ from gradlab import runs
 LOW, HIGH = math.log(1e-5), math.log(10.0)  # of t
 GRID, QUICK_GRID = 49, 13
 DRAWS, SEEDS = 9, 20  # of random search, which is judged by its mean over the seeds
-ARMS, FIRST_STEPS, KEPT = 27, 10, 3  # of halving
-METHOD, STEPS = "lbfgs", 1000  # of the inner minimisation
+ARMS, QUICK_ARMS, KEPT = 27, 9, 3  # of halving
+CUTS = (10, 30, 90)  # its steps, until one is left, which is run to its end
+LANES = 27  # fits at once
+METHOD, STEPS = "lbfgs", 400  # of the inner minimisation
 START = 0.0  # of the hyper-gradient's t: a penalty of 1
 OUTER_STEPS, QUICK_OUTER_STEPS = 10, 3
+FIGURES = ("validation", "test", "accuracy")
 ONE, EACH = "hyper-gradient", "hyper-gradient, one a weight"
 
 
@@ -77,62 +80,83 @@ def training_loss(w: Any, t: Any) -> Any:
     return cross_entropy(w, rows_of_data().train) + jnp.sum(jnp.exp(t) * w**2) / 2
 
 
-def fitted(t: Any, steps: int = STEPS) -> gl.Result:
+def fitted(t: Any, trace: str | None = None) -> gl.Result:
     """Minimise the loss on training rows."""
     import jax.numpy as jnp
 
     start = jnp.zeros(rows_of_data().train[0].shape[1])
-    return gl.minimize(training_loss, start, METHOD, args=(t,), max_steps=steps)
+    return gl.minimize(training_loss, start, METHOD, args=(t,), max_steps=STEPS, trace=trace)
 
 
-def validation_loss(t: Any) -> Any:
-    """Return the loss on validation rows at the minimum on training rows."""
-    return cross_entropy(fitted(t).x, rows_of_data().validation)
+def validation_loss(s: Any, tie: Any) -> Any:
+    """Return the loss on validation rows at the minimum on training rows, for t = tie s.
+
+    With all entries of `tie` equal to 1 / n all weights have one penalty, the mean of s.
+    """
+    return cross_entropy(fitted(tie @ s).x, rows_of_data().validation)
 
 
 @functools.cache
-def _judge(steps: int) -> Callable[[Any], Any]:
-    """Build the compiled function from hyper-parameters, one a lane, to their figures."""
+def _judge() -> Callable[[Any], Any]:
+    """Build the compiled function from penalties, shape (LANES, n), to their figures."""
     import jax
     import jax.numpy as jnp
 
     def lane(t: Any) -> dict[str, Any]:
-        result, split = fitted(t, steps), rows_of_data()
+        result, split = fitted(t, "params"), rows_of_data()
+        assert result.trace is not None
         right = split.test[1] * (split.test[0] @ result.x) > 0
+        rows = jnp.minimum(jnp.asarray(CUTS), result.trace.num_rows - 1)
+        early = jax.vmap(cross_entropy, (0, None))(result.trace.params[rows], split.validation)
         return {
             "validation": cross_entropy(result.x, split.validation),
             "test": cross_entropy(result.x, split.test),
             "accuracy": jnp.mean(right, dtype=result.x.dtype),
             "cost": result.cost,
+            "early": early,
+            "early_cost": result.trace.cost[rows],
         }
 
     return jax.jit(jax.vmap(lane))
 
 
-def judged(t: Any, steps: int = STEPS) -> dict[str, np.ndarray]:
-    """Fit with every t of an array of them; losses, accuracy and cost, each shape (k,)."""
-    import jax.numpy as jnp
+def judged(t: Any) -> dict[str, np.ndarray]:
+    """Fit with every t of k numbers, or of k rows with one a weight.
 
-    found = _judge(steps)(jnp.asarray(t, float))
-    return {name: np.asarray(value, float) for name, value in found.items()}
+    Always `LANES` at once and one a weight, so that a single program serves them all.
+
+    Returns:
+        Losses, accuracy and cost, each shape (k,), and the loss on validation rows and the
+        cost after each of `CUTS` steps, shape (k, cuts).
+    """
+    t, size = np.asarray(t, float), rows_of_data().train[0].shape[1]
+    count = len(t)
+    rows = np.broadcast_to(t.reshape(count, -1), (count, size))
+    filled = np.concatenate([rows, np.repeat(rows[:1], -count % LANES, axis=0)])
+    parts = [_judge()(part) for part in np.split(filled, len(filled) // LANES)]
+    return {
+        name: np.concatenate([np.asarray(part[name], float) for part in parts])[:count]
+        for name in parts[0]
+    }
 
 
 def halved(t: np.ndarray) -> tuple[float, float]:
-    """Choose by successive halving; the t that is left, and the cost in gradients."""
-    steps, cost = FIRST_STEPS, 0.0
-    while True:
-        found = judged(t, steps)
-        cost += float(found["cost"].sum())
-        order = np.argsort(found["validation"], kind="stable")
-        if len(t) == 1:
-            return float(t[0]), cost
-        t, steps = t[order[: math.ceil(len(t) / KEPT)]], steps * KEPT
-        # What is left in the end is run until it converges.
-        steps = STEPS if len(t) == 1 else steps
+    """Choose by successive halving; the t that is left, and the cost in gradients.
+
+    The first steps of a run are those of a longer one: all are run once and cut.
+    """
+    found, left, cost = judged(t), np.arange(len(t)), 0.0
+    for place in range(len(CUTS)):
+        if len(left) == 1:
+            break
+        cost += float(found["early_cost"][left, place].sum())
+        order = np.argsort(found["early"][left, place], kind="stable")
+        left = left[order[: math.ceil(len(left) / KEPT)]]
+    return float(t[left[0]]), cost + float(found["cost"][left[0]])
 
 
 def measure(
-    *, grid: int = GRID, outer_steps: int = OUTER_STEPS, seed: int = 0
+    *, grid: int = GRID, arms: int = ARMS, outer_steps: int = OUTER_STEPS, seed: int = 0
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     """Choose the penalty in every way.
 
@@ -147,43 +171,48 @@ def measure(
     rows = [_row("grid", 1, grid, curve["cost"].sum(), t[at])]
     random = np.random.default_rng(seed)
     draws = random.uniform(LOW, HIGH, (SEEDS, DRAWS))
-    found = {k: v.reshape(draws.shape) for k, v in judged(draws.ravel()).items()}
+    whole = judged(draws.ravel())
+    found = {name: whole[name].reshape(draws.shape) for name in ("validation", "cost")}
     best = np.argmin(found["validation"], axis=1)
     # Of the seeds the one in the middle is shown.
     lowest = np.min(found["validation"], axis=1)
     middle = int(np.argsort(lowest)[SEEDS // 2])
     cost = found["cost"].sum(axis=1).mean()
     rows.append(_row("random", 1, DRAWS, cost, draws[middle, best[middle]]))
-    chosen, cost = halved(random.uniform(LOW, HIGH, ARMS))
-    rows.append(_row("halving", 1, ARMS, cost, chosen))
+    chosen, cost = halved(random.uniform(LOW, HIGH, arms))
+    rows.append(_row("halving", 1, arms, cost, chosen))
     print("hyper-gradients ...", file=sys.stderr, flush=True)
-    one, row = _descended(ONE, np.asarray(START), outer_steps)
     size = rows_of_data().train[0].shape[1]
-    _, many = _descended(EACH, np.full(size, float(one)), outer_steps)
-    return [*rows, row, many], curve
+    one, row = _descended(
+        ONE, np.full(size, START), np.full((size, size), 1 / size), outer_steps
+    )
+    _, many = _descended(EACH, one, np.eye(size), outer_steps)
+    return [*rows, row | {"number": 1}, many], curve
 
 
-def _descended(way: str, start: np.ndarray, steps: int) -> tuple[np.ndarray, dict[str, Any]]:
+def _descended(
+    way: str, start: np.ndarray, tie: np.ndarray, steps: int
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Minimise the validation loss itself; where that ends, and its row."""
     import jax.numpy as jnp
 
     result = gl.minimize(
-        validation_loss, jnp.asarray(start), "lbfgs", max_steps=steps, trace="params"
-    )
+        validation_loss, jnp.asarray(start), METHOD, args=(jnp.asarray(tie),),
+        max_steps=steps, trace="params",
+    )  # fmt: skip
     assert result.trace is not None
-    path = np.asarray(result.trace.params, float)
+    path, end = np.asarray(result.trace.params) @ tie.T, tie @ np.asarray(result.x)
     fits = int(result.ngev)
     # Every hyper-gradient solves with the Hessian: n products, of twice a gradient.
-    size = rows_of_data().train[0].shape[1]
-    cost = fits * (float(judged(path)["cost"].mean()) + 2 * size)
-    row = _row(way, max(start.size, 1), fits, cost, np.asarray(result.x, float))
-    return np.asarray(result.x, float), row | {"path": path}
+    cost = fits * (float(judged(path)["cost"].mean()) + 2 * len(start))
+    return end, _row(way, len(start), fits, cost, end) | {"path": path}
 
 
 def _row(way: str, number: int, fits: int, cost: Any, t: Any) -> dict[str, Any]:
     """Describe a choice, judged by a full fit."""
     t = np.asarray(t, float)
-    found = {name: float(v[0]) for name, v in judged(t[None]).items() if name != "cost"}
+    whole = judged(t[None])
+    found = {name: float(whole[name][0]) for name in FIGURES}
     about = {"way": way, "number": number, "fits": fits, "cost": float(cost)}
     return about | {"t": t, "penalty": float(np.exp(np.median(t)))} | found
 
@@ -235,7 +264,7 @@ def draw(rows: Sequence[dict[str, Any]], curve: dict[str, np.ndarray]) -> dict[s
     lines = {f"{part} rows": (penalty, curve[part]) for part in ("validation", "test")}
     labels: dict[str, Any] = {"x_label": "penalty exp(t)", "y_label": "cross-entropy / nats"}
     gl.plots.plot_errors(lines, **labels, log="x", ax=axes[0])
-    path = np.exp(next(row["path"] for row in rows if row["way"] == ONE).ravel())
+    path = np.exp(next(row["path"] for row in rows if row["way"] == ONE)[:, 0])
     heights = np.interp(np.log(path), curve["t"], curve["validation"])
     axes[0].plot(path, heights, "o", color="#D55E00", ms=7, mfc="none", mew=1.6, zorder=4)
     title = "every penalty of the grid   (rings: steps of the hyper-gradient)"
@@ -262,7 +291,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     with runs.experiment(__file__, __doc__, argv) as (options, run):
         settings: dict[str, Any] = {}
         if options.quick:
-            settings = {"grid": QUICK_GRID, "outer_steps": QUICK_OUTER_STEPS}
+            settings = {
+                "grid": QUICK_GRID,
+                "arms": QUICK_ARMS,
+                "outer_steps": QUICK_OUTER_STEPS,
+            }
         rows, curve = measure(**settings, seed=options.seed)
         shown = table(rows)
         shown.to_csv(run.path("choices.csv"))

@@ -273,10 +273,11 @@ class TestHyperparameters:
     def test_the_hyper_gradient_is_the_difference_of_fits(self, module):
         """Of all penalties moved at once: then it is the sum of those of each."""
         size = module.rows_of_data().train[0].shape[1]
+        tie = jnp.eye(size)
         evaluate = jax.jit(jax.value_and_grad(module.validation_loss))
 
         def along(t):
-            return evaluate(jnp.full(size, t))
+            return evaluate(jnp.full(size, t), tie)
 
         # Fits end where their gradient is 1e-8 of the first: hence a wide step.
         wide = 1e-2
