@@ -267,15 +267,18 @@ def _settled(
     """Whether a small gradient is a minimum's, and not just far below that of a far start.
 
     It is if the model promises no more than noise. Or if the Newton step still to take is
-    short, less than half the digits of the point, so that the step after it would be lost
-    in rounding, and its gain is little beside the last one. Or if that step and the last one
+    short beside the digits of the point, so that the step after it would be lost in
+    rounding, and its gain is little beside the last one. Or if that step and the last one
     are nothing beside the path taken: minima without curvature are approached linearly.
     """
     gain = jnp.maximum(NOISY * level, old.value - numbers.value)
-    short = own.remaining <= precision.grad**0.5 * numbers.size
+    # With the whole Hessian the next step costs one more and doubles the digits.
+    exact = isinstance(own, TrustRegionState) and not looks_at_rest(own)
+    short = own.remaining <= precision.grad ** (2 / 3 if exact else 1 / 2) * numbers.size
     short &= own.decrement <= SLIGHT * gain
     longest = jnp.maximum(own.remaining, length)
     nothing = longest <= precision.grad ** (4 / 5) * numbers.largest_size
+    nothing &= own.decrement < jnp.inf  # or nobody knows how far it is
     return (own.decrement <= level) | short | nothing | (numbers.grad_norm == 0)
 
 
