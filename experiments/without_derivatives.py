@@ -5,8 +5,8 @@ parameters, or by SPSA, two losses for all of them at once: the slope along one 
 direction Δ of signs, times Δ. That is right on average, but its square is about n times too
 large, so that the rate must be n times smaller. On quadratics of n variables the losses
 evaluated until one in a thousand of the start is left are counted; then softmax regression on
-the digits, n = 650, is trained by each, with the best rate of a sweep. More exactly SPSA takes
-tr H / L times the steps of gradient descent, which is less than n where few directions curve.
+the digits, n = 650, is trained by each, with the best rate of a sweep. What
+limits SPSA's rate is tr H where L limits descent's: less than n L where few directions curve.
 
 References:
     Spall, J. (1992). Multivariate stochastic approximation using a simultaneous perturbation
