@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import NamedTuple, NoReturn
@@ -108,8 +110,9 @@ def _run(arguments: Sequence[str]) -> int | None:
     known = _cli_names.experiments()
     parser = Parser(
         prog="gradlab run",
-        usage="gradlab run NAME [options]",
-        description="Run an experiment; its results go to a new folder runs/NAME-<number>.",
+        usage="gradlab run NAME|all [options]",
+        description="Run an experiment, or all of them one after the other; the results of "
+        "each go to\na new folder runs/NAME-<number>.",
         epilog="experiments:\n"
         + _listing({name: entry.summary for name, entry in known.items()})
         + "\n\n`gradlab run NAME --help` tells what an experiment takes.",
@@ -118,9 +121,29 @@ def _run(arguments: Sequence[str]) -> int | None:
         parser.parse_args([a for a in arguments if a in ("-h", "--help")])
         parser.error(f"name the experiment first: {', '.join(known)}.")
     name, *rest = arguments
+    if name == "all":
+        return _run_all(known, rest)
     if name not in known:
         parser.error(unknown("experiment", name, known))
     return _load(known[name]).main(rest)
+
+
+def _run_all(known: Mapping[str, _cli_names.Entry], arguments: Sequence[str]) -> int:
+    """Run every experiment; one that fails leaves the others, and is told at the end."""
+    told, failed = {}, 0
+    for name, entry in known.items():
+        print(f"\n==> {name}: {entry.summary}", flush=True)
+        started = time.perf_counter()
+        try:
+            code = _load(entry).main(list(arguments)) or 0
+        except Exception:  # the error of one experiment is not the others'
+            traceback.print_exc()
+            code = 1
+        seconds = time.perf_counter() - started
+        told[name] = f"{seconds:7.1f} s  {'failed' if code else 'finished'}"
+        failed += code != 0
+    print("\n" + _listing(told))
+    return min(failed, 1)
 
 
 def _load(entry: _cli_names.Entry) -> ModuleType:

@@ -177,3 +177,26 @@ def test_an_output_folder_that_is_a_file_is_told_at_once(capsys, tmp_path):
         assert "it is not a folder. Choose another folder with --out." in err
         assert out == ""
     assert file.read_text() == "kept"
+
+
+def test_all_experiments_run_and_one_that_fails_leaves_the_others(
+    tmp_path, monkeypatch, capsys
+):
+    scripts = {
+        "first": "raise ValueError('broken')",
+        "second": "import pathlib; pathlib.Path('done').write_text(' '.join(argv))",
+    }
+    known = {}
+    for name, body in scripts.items():
+        path = tmp_path / f"{name}.py"
+        path.write_text(f"def main(argv):\n    {body}\n")
+        known[name] = _cli_names.Entry(name, "Why?", path)
+    monkeypatch.setattr(_cli_names, "experiments", lambda: known)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, "run", "all", "--quick")
+    assert code == 1
+    assert (tmp_path / "done").read_text() == "--quick"
+    assert "ValueError: broken" in err
+    listed = out.splitlines()[-2:]
+    assert [line.split()[0] for line in listed] == ["first", "second"]
+    assert [line.split()[-1] for line in listed] == ["failed", "finished"]
