@@ -16,11 +16,16 @@ import optax
 
 from gradlab._typing import Array, Params
 from gradlab.derivatives.curvature._products import _model
+from gradlab.optimizers._damped_steps import (
+    GaussNewtonState,
+    conclude,
+    initial_state,
+    search,
+)
 from gradlab.optimizers._model_solve import Solution
 from gradlab.optimizers._protocol import bind
 from gradlab.optimizers._residuals import Residuals
 from gradlab.optimizers.robust import corrected
-from gradlab.optimizers.stochastic import GaussNewtonState, conclude, initial_state, search
 
 __all__ = ["by_products"]
 
