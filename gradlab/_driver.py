@@ -181,7 +181,9 @@ def _compile(program: engine.Program) -> Functions:
     plain = inline(program)
     *functions, compiled_for = plain
     quickly: list[Any] = [jax.jit(f, compiler_options=_quickly()) for f in functions]
-    return Functions(*[*quickly, compiled_for])._replace(advance=jax.jit(plain.advance))
+    # The first one called may turn out to stand in somebody's trace; JAX refuses options there.
+    begin, advance = jax.jit(plain.begin), jax.jit(plain.advance)
+    return Functions(*[*quickly, compiled_for])._replace(begin=begin, advance=advance)
 
 
 def _quickly() -> dict[str, bool]:
@@ -213,6 +215,8 @@ def run(
         carry = _going_on(carry, int(problem.max_steps))
     else:
         carry, history = functions.begin(problem, x0, state), History()
+        if isinstance(carry.counts, jax.core.Tracer):
+            return None
         history.fetch(carry.rows, 0, 0.0)
     step, status = _sync(carry)
     if status == Status.RUNNING:

@@ -39,3 +39,15 @@ def test_a_method_may_close_over_traced_values():
     # x - rate · 2x, five times.
     rates = np.array([0.1, 0.2, 0.4])
     np.testing.assert_allclose(jax.vmap(end)(rates)[:, 0], (1 - 2 * rates) ** 5)
+
+
+def test_within_a_trace_nothing_need_be_traced():
+    def loss(x):
+        return jnp.sum((x - 3.0) ** 2)
+
+    def end(shift):
+        return gl.minimize(loss, jnp.ones(2), "newton").x + shift
+
+    gl.minimize(loss, jnp.ones(2), "newton")  # its code is in the cache now
+    np.testing.assert_allclose(jax.jit(end)(1.0), 4.0)
+    np.testing.assert_allclose(jax.vmap(end)(jnp.ones(2)), 4.0)

@@ -48,8 +48,8 @@ def loop(method, x0, args):
     return sharding.collectives(advance, problem, carry, np.int32(50))
 
 def pair(method, x0, args, split=loss, data=(X, Y)):
-    one = gl.minimize(loss, w, method, args=data, max_steps=25)
-    many = gl.minimize(split, x0, method, args=args, max_steps=25)
+    one = gl.minimize(loss, w, method, args=data, max_steps=25, gtol=1e-8)
+    many = gl.minimize(split, x0, method, args=args, max_steps=25, gtol=1e-8)
     counts = [[int(r.nit), int(r.ngev), int(r.nhvp), int(r.status)] for r in (one, many)]
     away = float(np.max(np.abs(np.asarray(one.x) - np.asarray(many.x))))
     return {"counts": counts, "away": away, "spec": str(many.x.sharding.spec)}
@@ -137,9 +137,13 @@ def test_what_is_exchanged_is_what_the_guide_says(on_eight):
     assert on_eight["bytes"] == [8 * 9, 8 * 8, 8 * 8 * 8]
 
 
-@pytest.mark.parametrize(("method", "passes"), [("adam", 1), ("lbfgs", 1), ("newton_cg", 2)])
+@pytest.mark.parametrize(("method", "passes"), [("adam", 1), ("lbfgs", 1), ("newton_cg", 3)])
 def test_a_methods_loop_exchanges_nothing_but_its_passes(on_eight, method, passes):
-    """L-BFGS and Adam evaluate a gradient, Newton-CG a gradient and a product."""
+    """L-BFGS and Adam evaluate a gradient, Newton-CG a gradient and a product.
+
+    Newton-CG stands another product in the program, for what rounding makes of a gradient;
+    it is evaluated at rest only.
+    """
     assert on_eight["loops"][method] == {"all-reduce": passes}
 
 
