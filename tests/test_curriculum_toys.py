@@ -57,6 +57,7 @@ class TestLearningRates:
     def found(cls, module):
         return module.measure(names=(module.SQUARE, module.DIABETES))
 
+    @pytest.mark.slow
     def test_descent_diverges_beyond_two_over_the_curvature(self, module, found):
         assert found[module.SQUARE].theory == pytest.approx(1)
         features, _ = gl.problems.get("linear").args

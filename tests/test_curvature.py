@@ -320,6 +320,7 @@ def test_eigenpairs_are_those_of_the_dense_matrix(which, dtype):
     assert pairs.num_products < 1.5 * N
 
 
+@pytest.mark.slow
 def test_one_variable_and_the_zero_matrix_are_matrices_too():
     one, many = jnp.ones(1), jnp.ones(50)
     pairs = curvature.top_eigenpairs(lambda v: -2 * v, one)

@@ -73,6 +73,7 @@ def memory():
     return load("experiments", "hessian_memory").measure(widths=(24,), sides=(22, 120))
 
 
+@pytest.mark.slow
 def test_chunks_take_a_fraction_of_the_memory(memory):
     share = {(r["loss"], r["method"], r["n"]): r["share"] for r in memory}
     assert share["network", "jax.hessian", 864] > 20
@@ -94,6 +95,7 @@ def matrices():
     return load("experiments", "ggn_hessian").measure(steps=30)
 
 
+@pytest.mark.slow
 def test_gauss_newton_nears_the_hessian_where_the_targets_are_met(matrices):
     module = load("experiments", "ggn_hessian")
     found = {row["task"]: row for row in module.summary(matrices)}

@@ -112,6 +112,7 @@ def test_the_bar_holds_the_truth_whatever_the_noise(noisy):
     assert min(row["held"] for row in adaptive) >= 0.8
 
 
+@pytest.mark.slow
 def test_autodiff_of_a_rounded_loss_is_zero_and_of_noise_is_wild(noisy):
     autodiff = {row["loss"]: row for row in noisy if row["operator"] == "autodiff"}
     assert autodiff["exact, float64"]["error"] < 1e-15

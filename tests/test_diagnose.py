@@ -66,6 +66,7 @@ class Links(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.slow
 def test_the_gradient_is_judged_by_the_checker(found, wrong):
     assert found.check.verdict == "right"
     assert wrong.check.verdict == "wrong"
@@ -195,6 +196,7 @@ def test_what_is_no_loss_is_refused_at_the_door():
         gl.diagnose(bowl, jnp.ones(2, int))
 
 
+@pytest.mark.slow
 def test_the_command_writes_page_text_and_numbers(tmp_path, monkeypatch, capsys):
     (tmp_path / "my_own_loss.py").write_text(
         "import jax.numpy as jnp\n"

@@ -29,6 +29,7 @@ def test_chunks_and_later_runs_compile_nothing_anew(method):
     assert again.nit <= 30
 
 
+@pytest.mark.slow
 def test_a_method_may_close_over_traced_values():
     def loss(x):
         return jnp.sum(x**2)

@@ -88,6 +88,7 @@ def test_convergence_prints_a_table_and_an_answer(finished):
     assert str(folder) in printed
 
 
+@pytest.mark.slow
 def test_convergence_runs_every_combination(finished):
     summary = read_json(finished[1] / "summary.json")
     assert summary["status"] == "finished"
@@ -129,6 +130,7 @@ def check_history(path, results):
         assert costs == sorted(costs)
 
 
+@pytest.mark.slow
 def test_both_precisions_are_honoured(finished, tmp_path):
     module = cut_down(("gd",), ("gd",), "Rosenbrock, n = 2")
     module.main(["--out", str(tmp_path), "--dtype", "float32", "--seed", "3"])

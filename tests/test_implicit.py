@@ -30,6 +30,7 @@ def test_the_answers_derivative_is_that_of_the_closed_form(method):
         assert_close(jacobian(answer, (0, 1))(0.7, Y), exact, factor=1e7)
 
 
+@pytest.mark.slow
 def test_the_least_losss_derivative_is_the_partial_one():
     def least(weight):
         return gl.minimize(ridge, jnp.zeros(4), "newton", args=(weight, Y)).fun
@@ -40,6 +41,7 @@ def test_the_least_losss_derivative_is_the_partial_one():
     assert_close(batch, jnp.stack([exact, exact]), factor=1e4)
 
 
+@pytest.mark.slow
 def test_a_hyper_gradient_agrees_with_differences():
     held_out = jnp.asarray(RNG.normal(size=(10, 4)))
 
@@ -123,6 +125,7 @@ def test_masks_that_cannot_be_read_are_explained(mask, error, says):
 
 
 @pytest.mark.parametrize("method", ["newton", "lbfgs"])
+@pytest.mark.slow
 def test_data_the_loss_closes_over_count_as_arguments(method):
     def shrunk(penalty):
         def ridge(x):

@@ -178,6 +178,7 @@ def test_trees_of_parameters_and_residuals(fitted):
     assert "x['k']" in fit.summary()
 
 
+@pytest.mark.slow
 def test_vmap_and_jit_agree_with_single_runs(fitted):
     t, y = data()
     starts = jnp.stack([START, START + 0.3])

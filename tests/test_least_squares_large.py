@@ -33,6 +33,7 @@ def solved(method="levenberg_marquardt_cg", **options):
 # --- by products --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_by_products_the_answer_is_that_of_the_dense_method():
     fit, dense = solved(), solved("levenberg_marquardt")
     assert fit.success, fit.message
@@ -129,6 +130,7 @@ def test_float32_and_vmap_by_products():
 
 
 @pytest.mark.parametrize("method", ["levenberg_marquardt", "levenberg_marquardt_cg"])
+@pytest.mark.slow
 def test_a_linear_answers_derivative_is_the_pseudo_inverse(method):
     def answer(targets):
         return least_squares(linear, jnp.zeros(4), method, args=(MATRIX, targets)).x
@@ -138,6 +140,7 @@ def test_a_linear_answers_derivative_is_the_pseudo_inverse(method):
         np.testing.assert_allclose(jacobian(answer)(TARGETS), exact, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_nonlinear_answers_derivative_agrees_with_differences():
     def answer(shift):
         fit = least_squares(decay, jnp.array([1.0, 1.0, 0.0]), args=(NOISY + shift * TIMES,))
@@ -178,6 +181,7 @@ def test_a_parameter_held_by_a_bound_does_not_move():
     np.testing.assert_allclose(answer(TARGETS), inside, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_derivative_of_no_success_is_nan():
     def answer(targets):
         return jnp.sum(least_squares(decay, jnp.ones(3), args=(targets,), max_steps=1).x)

@@ -70,6 +70,7 @@ def test_steepest_descent_stays_on_its_side_of_the_maximum_between_two_minima(ba
     assert len(found.minima) == 4
 
 
+@pytest.mark.slow
 def test_newton_without_safeguard_follows_the_textbook_iteration(basins):
     """Coordinate by coordinate x − f'/f'' in NumPy ends at the same roots of the gradient."""
     _, found = basins

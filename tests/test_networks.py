@@ -110,6 +110,7 @@ def test_losses_that_are_sums_of_squares_say_so(name):
     assert_close(jnp.sum(residual**2), problem.loss(start, *problem.args))
 
 
+@pytest.mark.slow
 def test_least_squares_methods_take_the_residuals():
     problem = small("recommender")
     start = problem.init(jax.random.key(1))

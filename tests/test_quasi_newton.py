@@ -262,6 +262,7 @@ def test_state_leaves_keep_shape_and_dtype(factory, dtype):
     assert loss(points[-1]) < loss(params)
 
 
+@pytest.mark.slow
 def test_a_tree_is_treated_as_its_flat_vector():
     def tree_loss(p):
         return rosenbrock(jnp.concatenate([p["a"].ravel(), p["b"][None]]))
@@ -315,6 +316,7 @@ def test_the_loss_stands_three_times_in_the_program_at_most():
         assert text.count("chlo.erf ") == 2  # the host's and the search's
 
 
+@pytest.mark.slow
 def test_a_partial_of_a_batch_binds_by_name():
     def loss(x, batch):
         return jnp.mean((x - batch) ** 2)

@@ -318,6 +318,7 @@ def _survives(tmp_path, steps, kills):
     assert end == expected
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_ends_where_it_would_have(tmp_path):
     _survives(tmp_path, 300_000, 2)
 
@@ -350,6 +351,7 @@ def _wait_for(condition, seconds=60):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.slow
 def test_a_signal_saves_within_a_second(number, code, tmp_path):
     folder = tmp_path / "runs" / "compare-1"
     command = [*PROGRAM, "compare", "--no-tune", *LONG]
@@ -370,6 +372,7 @@ def test_a_signal_saves_within_a_second(number, code, tmp_path):
     assert "interrupted" in told
 
 
+@pytest.mark.slow
 def test_time_ends_a_comparison_and_resume_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     short = ["compare", "--problem", "rosenbrock", "--methods", "newton,adam"]

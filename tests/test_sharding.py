@@ -128,16 +128,19 @@ def on_eight():
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient", "product", "Hessian"])
+@pytest.mark.slow
 def test_a_pass_through_the_data_is_one_all_reduce(on_eight, what):
     assert on_eight["passes"][what] == {"all-reduce": 1}
 
 
+@pytest.mark.slow
 def test_what_is_exchanged_is_what_the_guide_says(on_eight):
     """Numbers of 8 bytes: n + 1 for a gradient, n for a product, n² for a Hessian; n = 8."""
     assert on_eight["bytes"] == [8 * 9, 8 * 8, 8 * 8 * 8]
 
 
 @pytest.mark.parametrize(("method", "passes"), [("adam", 1), ("lbfgs", 1), ("newton_cg", 3)])
+@pytest.mark.slow
 def test_a_methods_loop_exchanges_nothing_but_its_passes(on_eight, method, passes):
     """L-BFGS and Adam evaluate a gradient, Newton-CG a gradient and a product.
 
@@ -148,16 +151,19 @@ def test_a_methods_loop_exchanges_nothing_but_its_passes(on_eight, method, passe
 
 
 @pytest.mark.parametrize("method", ["adam", "lbfgs", "newton_cg"])
+@pytest.mark.slow
 def test_eight_devices_count_the_same_and_differ_by_rounding(on_eight, method):
     run = on_eight["runs"][method]
     assert run["counts"][0] == run["counts"][1]
     assert run["away"] <= 1e-12
 
 
+@pytest.mark.slow
 def test_rows_that_divide_leave_the_loss_as_it_is(on_eight):
     assert on_eight["same loss"]
 
 
+@pytest.mark.slow
 def test_rows_that_do_not_divide_are_filled_up_at_weight_zero(on_eight):
     assert on_eight["padded rows"] == 512
     assert on_eight["padded"]["counts"][0] == on_eight["padded"]["counts"][1]
@@ -166,15 +172,18 @@ def test_rows_that_do_not_divide_are_filled_up_at_weight_zero(on_eight):
     assert value == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_a_loss_that_rows_of_weight_zero_would_change_is_refused(on_eight):
     assert "neither a mean nor a sum over rows" in on_eight["refused"]
 
 
+@pytest.mark.slow
 def test_data_on_an_explicit_mesh_is_placed_anew_or_refused_by_jax(on_eight):
     assert on_eight["explicit"]["away"] <= 1e-12
     assert "out_sharding" in on_eight["explicit refused"]
 
 
+@pytest.mark.slow
 def test_parameters_that_are_spread_stay_so(on_eight):
     assert set(on_eight["spread loop"]) == {"all-reduce"}
     assert "data" in on_eight["spread run"]["spec"]
@@ -182,6 +191,7 @@ def test_parameters_that_are_spread_stay_so(on_eight):
     assert on_eight["spread run"]["away"] <= 1e-12
 
 
+@pytest.mark.slow
 def test_a_sweep_over_devices_compiles_once(on_eight):
     number, away = on_eight["sweep"]
     assert on_eight["compiled"] == 1

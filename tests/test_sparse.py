@@ -113,6 +113,7 @@ def test_the_evaluation_is_compiled_once_for_many_points():
     assert_close(H(x, 5.0).todense(), 5 * jax.hessian(rosenbrock)(x))
 
 
+@pytest.mark.slow
 def test_values_work_under_jit_vmap_and_with_trees():
     def f(p):
         return rosenbrock(p["a"]) * p["b"][0] ** 2

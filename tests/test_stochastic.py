@@ -127,6 +127,7 @@ def test_for_a_classifier_the_matrix_is_the_fisher_matrix():
     assert_close(flat(fisher(v)), matrix @ flat(v), factor=1e4)
 
 
+@pytest.mark.slow
 def test_units_of_the_loss_cancel_in_the_natural_gradient():
     params = weights()
     for solver in ("cg", "kernel"):
@@ -227,6 +228,7 @@ def test_a_refused_step_is_halved_and_hardens_the_damping():
     assert_close(state.damping, 4e-3)
 
 
+@pytest.mark.slow
 def test_minimize_trains_to_a_minimum_and_says_so():
     def penalty(p):
         return 1e-2 * sum(jnp.sum(x**2) for x in jax.tree.leaves(p))
@@ -420,6 +422,7 @@ def test_curvature_and_acceptance_see_the_same_batch():
     assert {(8, WIDTH), (ROWS, WIDTH)} == set(seen)
 
 
+@pytest.mark.slow
 def test_a_batch_of_all_rows_is_the_method_itself():
     data = INPUTS, LABELS
     alone = gl.minimize(
@@ -476,6 +479,7 @@ def test_rates_are_swept_by_vmap_on_minibatches():
     assert_close(together, jnp.stack([final(float(rate)) for rate in rates]), factor=1e4)
 
 
+@pytest.mark.slow
 def test_float32_is_kept_in_every_leaf():
     data = jnp.asarray(INPUTS, jnp.float32), LABELS
     params = weights(dtype=jnp.float32)

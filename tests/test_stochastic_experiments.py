@@ -39,6 +39,7 @@ def test_thresholds_are_those_of_a_quadratic(name):
         assert (abs(x) < 1e-3) == stable
 
 
+@pytest.mark.slow
 def test_adam_and_heavy_ball_settle_at_their_own_edges():
     module = load("experiments", "edge_of_stability")
     for run in module.measure(steps=600, only={"heavy ball": 1, "Adam": 1}):

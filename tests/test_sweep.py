@@ -74,6 +74,7 @@ def test_sixty_four_rates_are_one_compilation():
     assert events.count("jit(lane)") == 1
 
 
+@pytest.mark.slow
 def test_halving_finds_the_same_for_less(found):
     halved = swept({"learning_rate": RATES}, halving=True, max_steps=90)
     whole = swept({"learning_rate": RATES}, max_steps=90)
