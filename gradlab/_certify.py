@@ -41,7 +41,8 @@ DIRECTIONS = 8
 # Lengths looked at, relative to the point's or each variable's own. A minimum may have lower
 # values far away, so a direction leads down only if none of these is higher.
 LENGTHS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-# A stationary point promises less than this share of what the loss changes around it.
+# A stationary point promises less than this share of what the loss changes around it. A step
+# of the square root of it, relative to the point, is what a first-order gtol may leave.
 SLIGHT = 1e-6
 # The same beside a saddle, where values around say what it is before the gradient has
 # vanished; and along directions whose curvature is lost, where slopes alone are no proof.
