@@ -67,8 +67,7 @@ class Offered(NamedTuple):
 
 
 # Longest correction of a step, relative to it: beyond, the Taylor series says little. Transtrum
-# and Sethna (2012) stop at 3/8; half solved as many of Moré, Garbow and Hillstrom's functions
-# from their starts in fewer steps.
+# and Sethna (2012) stop at 3/8; half was chosen on Moré, Garbow and Hillstrom's functions.
 BEND = 0.5
 
 # From a step p to ∇³f[p, p], both in the eigenbasis.
