@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gradlab._json import read_json
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -43,6 +45,16 @@ def load(folder, name):
     sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+def quick_run(name, out, capsys):
+    """Folder and summary of an experiment run with --quick, finished and its answer printed."""
+    load("experiments", name).main(["--quick", "--out", str(out)])
+    folder = out / f"{name}-1"
+    summary = read_json(folder / "summary.json")
+    assert summary["status"] == "finished"
+    assert summary["answer"] in capsys.readouterr().out
+    return folder, summary
 
 
 def follow(transformation, fun, params, num_steps):

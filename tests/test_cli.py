@@ -39,6 +39,10 @@ def test_the_options_of_a_problem_are_those_of_the_library():
         assert entry.options == tuple(inspect.signature(build).parameters), name
 
 
+def test_every_experiment_is_listed_with_its_question():
+    assert all(entry.summary.endswith("?") for entry in _cli_names.experiments().values())
+
+
 def test_every_name_comes_with_a_caption():
     for table in (_cli_names.problems(), _cli_names.methods(), _cli_names.experiments()):
         assert all(entry.summary for entry in table.values())

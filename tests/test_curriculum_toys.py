@@ -8,13 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import assert_close, load
+from support import assert_close, load, quick_run
 
 import gradlab as gl
-from gradlab import _cli_names
-from gradlab._json import read_json
 
-EXPERIMENTS = _cli_names.experiments()
 # What each draws, and the table it writes.
 FILES = {
     "learning_rates": ("learning-rates", "rates.csv"),
@@ -26,21 +23,12 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_the_listing_shows_the_question(name):
-    assert EXPERIMENTS[name].summary.endswith("?")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_a_quick_run_leaves_table_figure_and_answer(name, tmp_path, capsys):
     if name == "what_is_a_derivative":
         pytest.importorskip("sympy")
-    load("experiments", name).main(["--quick", "--out", str(tmp_path)])
-    folder = tmp_path / f"{name}-1"
-    summary = read_json(folder / "summary.json")
-    assert summary["status"] == "finished"
-    assert summary["answer"] in capsys.readouterr().out
+    folder, _ = quick_run(name, tmp_path, capsys)
     figure, table = FILES[name]
     assert (folder / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
     assert len((folder / table).read_text().splitlines()) > 1

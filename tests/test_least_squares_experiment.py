@@ -5,13 +5,8 @@ import pytest
 from support import ROOT, load
 
 import gradlab as gl
-from gradlab import _cli_names
 
 nist = load("experiments", "nist")
-
-
-def test_the_listing_shows_the_question():
-    assert _cli_names.experiments()["nist"].summary.endswith("?")
 
 
 def test_digits_are_those_of_the_worst_parameter():

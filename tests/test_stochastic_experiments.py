@@ -4,21 +4,12 @@ import jax
 import numpy as np
 import optax
 import pytest
-from support import load
+from support import load, quick_run
 
-from gradlab import _cli_names
-from gradlab._json import read_json
-
-EXPERIMENTS = _cli_names.experiments()
 FIGURES = {
     "edge_of_stability": ("edge-of-stability", "records"),
     "stochastic_second_order": ("stochastic-second-order", "records"),
 }
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_the_listing_shows_the_question(name):
-    assert EXPERIMENTS[name].summary.endswith("?")
 
 
 @pytest.mark.parametrize("name", ["gradient descent", "heavy ball", "Nesterov"])
@@ -68,11 +59,7 @@ def test_arrivals_read_the_cost_off_the_histories():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_quick_run_leaves_its_folder(name, tmp_path, capsys):
-    load("experiments", name).main(["--quick", "--out", str(tmp_path)])
-    folder = tmp_path / f"{name}-1"
-    summary = read_json(folder / "summary.json")
-    assert summary["status"] == "finished"
-    assert summary["answer"] in capsys.readouterr().out
+    folder, _ = quick_run(name, tmp_path, capsys)
     figure, rows = FIGURES[name]
     assert (folder / f"{figure}.png").stat().st_size > 20_000
     assert (folder / f"{rows}.csv").stat().st_size > 100
