@@ -151,6 +151,32 @@ def test_no_decrease_is_no_recommendation():
     assert "none lowered the loss" in told
 
 
+@pytest.mark.parametrize(
+    ("seconds", "best", "said"),
+    [
+        ({"gd": 1e-6, "newton": 9e-2}, "newton", "too near to tell"),
+        ({"gd": 10.0, "newton": 14.0}, "newton", "too near to tell"),
+        ({"gd": 1.0, "newton": 2.0}, "gd", "where one evaluation takes longer, newton"),
+        ({"gd": 2.0, "newton": 1.0}, "newton", "in time (1 s) and by cost (5 gradients)"),
+    ],
+)
+def test_time_decides_only_where_it_tells(found, monkeypatch, seconds, best, said):
+    """Of two timings that a busy machine could swap, the recommendation must not hang."""
+
+    def row(_, run):
+        cost = {"gd": 100.0, "newton": 5.0}[run.method]
+        return {"method": run.method, "met": True} | {
+            "seconds_to_reach": seconds[run.method],
+            "cost_to_reach": cost,
+        }
+
+    monkeypatch.setattr(methods, "_row", row)
+    parts = dict.fromkeys(methods.Known._fields) | {"comparison": found.comparison}
+    method, told = methods._method(methods.Known(**parts))
+    assert method == best
+    assert said in told
+
+
 def test_large_losses_are_curved_by_lanczos(monkeypatch):
     monkeypatch.setattr(curvature, "_DENSE", 2)
     scales = jnp.linspace(1.0, 50.0, 60)
