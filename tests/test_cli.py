@@ -1,9 +1,9 @@
 """The command line answers at once, in words that say what to write instead."""
 
 import inspect
+import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -150,10 +150,13 @@ def test_an_answer_needs_no_jax(arguments, code):
 
 
 def test_help_comes_in_half_a_second():
-    def seconds():
-        start = time.perf_counter()
+    def seconds():  # of the processor, which a busy machine does not lengthen much
+        def spent():
+            return os.times().children_user + os.times().children_system
+
+        start = spent()
         subprocess.run([*START, "--help"], check=True, capture_output=True)
-        return time.perf_counter() - start
+        return spent() - start
 
     assert min(seconds() for _ in range(3)) < 0.5
 
