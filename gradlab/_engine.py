@@ -277,6 +277,7 @@ def _evaluate(
     The choice is made before anything is evaluated, so the loss stands once in the program.
     """
     sound = Numbers.of(carry.numbers).finite
+    made = calls_made(carry.state, state) + jnp.array([1, 1, 0, 0], jnp.int32)
     state = select(sound, state, carry.state)
     base = select(sound, carry.params, carry.anchor)
     step = jax.tree.map(
@@ -284,7 +285,6 @@ def _evaluate(
     )
     params = optax.apply_updates(base, step)
     value, grad = jax.value_and_grad(value_fn)(params)
-    made = calls_made(carry.state, state) + jnp.array([1, 1, 0, 0], jnp.int32)
     return _settle(
         program, problem, carry, params, value, grad, state, base, step, made, active
     )

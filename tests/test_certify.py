@@ -209,3 +209,17 @@ def test_runs_that_end_in_a_valley_or_on_a_saddle_claim_no_success(name, scale, 
 def test_negative_curvature_beyond_doubt_is_a_saddle_though_far_away_all_rises():
     certificate = gl.certify(lambda x: x[0] ** 4 - 1e-3 * x[0] ** 2 + x[1] ** 2, jnp.zeros(2))
     assert certificate.kind == Kind.SADDLE
+
+
+def test_where_curvatures_are_lost_the_look_goes_along_what_their_gradient_tells():
+    """The second variable falls by its whole loss; the least curvature is the third's.
+
+    Beside 1e20 both are rounding, and no straight line: it levels off within the look.
+    """
+
+    def loss(x):
+        return 0.5e20 * x[0] ** 2 + jnp.exp(60 * (1 - x[1])) + 0.005 * x[2] ** 2
+
+    certificate = gl.certify(loss, jnp.array([0.0, 1.0, 0.0]))
+    assert certificate.kind == Kind.SLOPE
+    assert certificate.decrement == jnp.inf

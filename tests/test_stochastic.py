@@ -479,6 +479,32 @@ def test_rates_are_swept_by_vmap_on_minibatches():
     assert_close(together, jnp.stack([final(float(rate)) for rate in rates]), factor=1e4)
 
 
+def test_comparisons_and_sweeps_run_on_the_batches_of_single_runs():
+    on_batches = {"args": (INPUTS, EXACT), "batches": minibatches(6, key=jax.random.key(0))}
+    rates = [0.01, 0.1]
+    alone = [
+        gl.minimize(regression, jnp.zeros(WIDTH), gl.make("adam", learning_rate=rate),
+                    max_steps=4, gtol=0.0, **on_batches)
+        for rate in rates
+    ]  # fmt: skip
+    found = gl.sweep(regression, "adam", {"learning_rate": rates}, starts=jnp.zeros(WIDTH),
+                     max_steps=4, gtol=0.0, **on_batches)  # fmt: skip
+    for result, row in zip(alone, found.table, strict=True):
+        assert row["loss"] == pytest.approx(float(result.fun), rel=1e-10)
+        assert row["cost"] == pytest.approx(float(result.cost))
+    compared = gl.compare(regression, "adam", starts=jnp.zeros(WIDTH), max_steps=4, gtol=0.0,
+                          tune=rates, tuning_steps=4, **on_batches)  # fmt: skip
+    (sweep,), (run,) = compared.sweeps, compared.runs
+    np.testing.assert_allclose(sweep.losses, [float(r.fun) for r in alone], rtol=1e-10)
+    best = min(alone, key=lambda result: result.fun)
+    assert run.learning_rate == rates[1]
+    assert float(run.result.fun) == pytest.approx(float(best.fun), rel=1e-10)
+    with pytest.raises(TypeError, match=r"`batches` must be gradlab.minibatches"):
+        gl.compare(
+            regression, "newton", starts=jnp.zeros(WIDTH), args=(INPUTS, EXACT), batches=6
+        )
+
+
 @pytest.mark.slow
 def test_float32_is_kept_in_every_leaf():
     data = jnp.asarray(INPUTS, jnp.float32), LABELS

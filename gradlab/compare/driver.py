@@ -80,6 +80,7 @@ def compare(
     tuning_steps: int = SWEEP_STEPS,
     trace: str = "scalars",
     shard: str | None = None,
+    batches: Any = None,
 ) -> Comparison:
     """Minimise one loss by several methods, from the same starts and under the same limits.
 
@@ -114,6 +115,8 @@ def compare(
         trace: "scalars", or "params" to keep every iterate for `plot_trajectories`.
         shard: "data" spreads the rows of `args` over all devices (see
             `gradlab.sharding.data_parallel`), "runs" the candidates of each sweep.
+        batches: `gradlab.minibatches(size, key=key)`, as in `minimize`: a step of a run is
+            then one pass through the rows of the data.
 
     Returns:
         A `Comparison`.
@@ -139,7 +142,7 @@ def compare(
     shard = wanted_shard(shard)
     loss, args, begin = _placed(shard, loss, args, begin)
     plan = _Plan(
-        Setting(name, loss, args, gtol, shard),
+        Setting(name, loss, args, gtol, shard, batches),
         _operators(derivatives),
         begin,
         None if max_steps is None else check_count("max_steps", max_steps),
@@ -228,7 +231,7 @@ def _tuned(plan: _Plan, label: str, method: Method) -> tuple[Method, Sweep | Non
     def make() -> Sweep:
         return choose_rate(setting, label, method, start, operator, steps=steps, rates=rates)
 
-    settings = (operator[0], steps, rates, setting.gtol)
+    settings = (operator[0], steps, rates, setting.gtol, setting.batches)
     inputs = (start, *setting.args)
     sweep = kept_sweep(setting.problem, label, method, setting.loss, inputs, settings, make)
     if sweep.chosen is None:
@@ -258,6 +261,7 @@ def _limited(
         method,
         args=setting.args,
         gtol=setting.gtol,
+        batches=setting.batches,
         grad=operator,
         **plan.options,
     )

@@ -65,6 +65,7 @@ def sweep(
     gtol: Number | None = None,
     halving: bool = False,
     shard: str | None = None,
+    batches: Any = None,
 ) -> Swept:
     r"""Run one method with every combination of settings, from every start, on every problem.
 
@@ -85,6 +86,8 @@ def sweep(
         gtol: Gradient test, as in `minimize`.
         halving: Whether to drop settings on the way.
         shard: "runs" spreads the settings over all devices.
+        batches: `gradlab.minibatches(size, key=key)`, as in `minimize`: every run sees the
+            same batches, and a step is one pass through the rows of the data.
 
     Returns:
         A `Swept`.
@@ -111,7 +114,7 @@ def sweep(
     if any(case.loss is not cases[0].loss for case in cases):
         raise ValueError("`problems` must have one loss, to be lanes of one program.")
     steps = check_count("max_steps", max_steps, smallest=1)
-    lanes = _Lanes(cases, method, names, gtol, wanted_shard(shard))
+    lanes = _Lanes(cases, method, names, gtol, wanted_shard(shard), batches)
     return _rounds(lanes, values, steps, halving)
 
 
@@ -154,10 +157,16 @@ class _Lanes:
     """All runs of one round, as one compiled program."""
 
     def __init__(
-        self, cases: Sequence[_Case], method: Method, names: list[str], gtol: Any, shard: Any
+        self,
+        cases: Sequence[_Case],
+        method: Method,
+        names: list[str],
+        gtol: Any,
+        shard: Any,
+        batches: Any,
     ) -> None:
         self.cases, self.method, self.names, self.gtol = cases, method, names, gtol
-        self.shard = shard
+        self.shard, self.batches = shard, batches
         try:
             self.args = jax.tree.map(lambda *x: jnp.stack(x), *(case.args for case in cases))
             self.starts = _stacked([_stacked(list(c.starts.values())) for c in cases])
@@ -175,8 +184,9 @@ class _Lanes:
             options.update(zip(self.names, numbers, strict=True))
             one = make(method.name, **options)
             result = minimize(
-                loss, start, one, args=args, max_steps=steps, gtol=gtol, trace=None
-            )
+                loss, start, one, args=args, max_steps=steps, gtol=gtol, trace=None,
+                batches=self.batches,
+            )  # fmt: skip
             return result.fun, result.nit, result.cost, result.status
 
         over_seeds = jax.vmap(lane, in_axes=(None, 0, None))

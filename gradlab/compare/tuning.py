@@ -37,6 +37,7 @@ class Setting(NamedTuple):
     args: tuple[Any, ...]
     gtol: float | int | None
     shard: str | None = None
+    batches: Any = None
 
 
 def tune(
@@ -69,7 +70,7 @@ def tune(
         The `Sweep`.
     """
     began = time.perf_counter()
-    lanes = _program(setting.loss, method, derivative[1], setting.gtol, steps)
+    lanes = _program(setting.loss, method, derivative[1], setting.gtol, steps, setting.batches)
     tried = np.empty(0)
     batch = RATES if rates is None else np.sort(np.asarray(rates, dtype=float))
     results: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
@@ -103,22 +104,25 @@ def tune(
     )
 
 
-def _program(loss, method, grad, gtol, steps) -> Callable[..., Any]:
+def _program(loss, method, grad, gtol, steps, batches) -> Callable[..., Any]:
     """Return the compiled sweep, from the cache where the loss can be looked up."""
     try:
-        return _cached(loss, method, grad, gtol, steps)
+        return _cached(loss, method, grad, gtol, steps, batches)
     except TypeError:  # an unhashable loss: compile for this call only
-        return _cached.__wrapped__(loss, method, grad, gtol, steps)
+        return _cached.__wrapped__(loss, method, grad, gtol, steps, batches)
 
 
 # As many programs as a comparison has first-order methods, on a few problems.
 @functools.lru_cache(maxsize=32)
-def _cached(loss, method, grad, gtol, steps) -> Callable[..., Any]:
+def _cached(loss, method, grad, gtol, steps, batches) -> Callable[..., Any]:
     """Compile the batch of short runs: rates to histories, last losses and costs."""
 
     def lane(rate, numbers, start, args):
         chosen = dataclasses.replace(method, hyperparams={**numbers, "learning_rate": rate})
-        result = minimize(loss, start, chosen, args=args, max_steps=steps, gtol=gtol, grad=grad)
+        result = minimize(
+            loss, start, chosen, args=args, max_steps=steps, gtol=gtol, grad=grad,
+            batches=batches,
+        )  # fmt: skip
         trace = result.trace
         assert trace is not None
         return trace.loss, trace.loss[trace.num_rows - 1], trace.cost[-1]

@@ -148,12 +148,14 @@ def _transformation(
             jnp.zeros((), jnp.int32), jnp.arange(total), method.init(params), nothing, half
         )
 
-    def shuffled(count: Array, order: Array) -> Array:
-        def anew() -> Array:
-            drawn = jax.random.fold_in(key, count // each)
-            return jax.random.permutation(drawn, total).astype(order.dtype)
+    def drawn(count: Array, order: Array) -> Array:
+        key_of_pass = jax.random.fold_in(key, count // each)
+        return jax.random.permutation(key_of_pass, total).astype(order.dtype)
 
-        return jax.lax.cond(count % each == 0, anew, lambda: order)
+    def shuffled(count: Array, order: Array) -> Array:
+        if plan.steps is None:  # drawn by `update`, since under `vmap` both cases are computed
+            return order
+        return jax.lax.cond(count % each == 0, drawn, lambda _, order: order, count, order)
 
     def step(carry: tuple[Params, MinibatchState], _: None) -> Any:
         params, state = carry
@@ -176,6 +178,8 @@ def _transformation(
 
     def update(updates, state, params=None, **extra):
         del updates, extra  # every batch has its own
+        if plan.steps is None:
+            state = state._replace(order=drawn(state.count, state.order))
         (reached, following), _ = jax.lax.scan(
             step, (params, state), None, length=plan.steps or each
         )
