@@ -134,12 +134,12 @@ class Carry(NamedTuple):
     @property
     def status(self) -> Any:
         """Why the run stopped, or RUNNING."""
-        return Counts.of(self.counts).status
+        return self.counts[Counts._fields.index("status")]
 
     @property
     def step(self) -> Any:
         """Accepted steps so far."""
-        return Counts.of(self.counts).step
+        return self.counts[Counts._fields.index("step")]
 
 
 def begin(program: Program, problem: Problem, x0: Params, state: Any = None) -> Carry:

@@ -15,9 +15,8 @@ from gradlab._stopping import Counts, Numbers, Problem, default_gtol
 from gradlab._tree import num_params, select
 from gradlab._typing import Params
 from gradlab.certificate import Certificate, Kind
-from gradlab.optimizers._protocol import last_link, looks_at_rest
+from gradlab.optimizers._protocol import last_link, looks_at_rest, vouches
 from gradlab.optimizers._trust_region import NOISY, TrustRegionState
-from gradlab.optimizers.least_squares import LeastSquaresState
 from gradlab.result import Result, Status
 from gradlab.trace import Trace
 
@@ -114,7 +113,7 @@ def _examined(
     told = _told_by_method(carry, numbers, own)
     stuck = carry.status == Status.STUCK
     doubtful = carry.status <= Status.NOISE_FLOOR
-    if _vouches(own):
+    if vouches(own):
         eps = np.finfo(own.stiffness.dtype).eps
         # Conjugate gradients do not resolve a curvature below half the digits.
         resolved = eps**0.5 if looks_at_rest(own) else NOISY * eps
@@ -149,7 +148,7 @@ def _examined(
     status = where(promising, Status.STUCK, status)
     # Where no step helps any more although the point is a minimum to within its noise. A
     # method that knows the whole Hessian has judged that already, entry by entry.
-    open_to_advice = not _vouches(own) or looks_at_rest(own)
+    open_to_advice = not vouches(own) or looks_at_rest(own)
     ended = ((kind == Kind.MINIMUM) | (kind == Kind.AT_NOISE)) & open_to_advice
     small = numbers.grad_norm <= default_gtol(numbers.value.dtype, True) * numbers.reference
     small = small & (certificate.decrement < np.inf)
@@ -161,16 +160,11 @@ def _examined(
     return status.astype(np.int32), certificate
 
 
-def _vouches(own: Any) -> bool:
-    """Whether the method knows enough of the Hessian to say what its answer is."""
-    return isinstance(own, TrustRegionState | LeastSquaresState)
-
-
 def _told_by_method(carry: engine.Carry, numbers: Numbers, own: Any) -> Certificate:
     """State what the method itself knows of its answer."""
     dtype = numbers.value.dtype
     nan: Any = np.asarray(np.nan, dtype)
-    known = _vouches(own)
+    known = vouches(own)
     curvature, stiffness = (own.curvature, own.stiffness) if known else (nan, nan)
     minimum = (carry.status <= Status.NOISE_FLOOR) if known else np.zeros((), bool)
     none: Any = np.zeros((), np.int32)

@@ -6,9 +6,11 @@ steps with their own size, progress with the noise of the loss.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from gradlab._tree import norm, num_params
 from gradlab._typing import AnyArray, Array, Params
@@ -43,6 +45,11 @@ SLIGHT = 1e-4
 # Loss over its size at the start beyond which a run counts as diverged: what overflows has
 # long passed it, what bounces off the wall of a logarithm does not reach it.
 GROWTH = 1e6
+
+
+def _entries(packed: AnyArray) -> Sequence[Any]:
+    """Return the entries of a vector, in one operation if it is traced."""
+    return tuple(packed) if isinstance(packed, np.ndarray) else jnp.unstack(packed)
 
 
 class Problem(NamedTuple):
@@ -81,7 +88,7 @@ class Numbers(NamedTuple):
     @classmethod
     def of(cls, packed: AnyArray) -> Numbers:
         """Unpack."""
-        return cls(*(packed[i] for i in range(len(cls._fields))))
+        return cls(*_entries(packed))
 
     def pack(self) -> Array:
         """Stack into a vector, as one elementwise operation: XLA fuses no long stack."""
@@ -126,7 +133,7 @@ class Counts(NamedTuple):
     @classmethod
     def of(cls, packed: AnyArray) -> Counts:
         """Unpack."""
-        parts: Any = (packed[0], packed[1], packed[2], packed[3], packed[4], packed[5:9])
+        parts: Any = (*_entries(packed[:5]), packed[5:])
         return cls(*parts)
 
     def pack(self) -> Array:

@@ -29,7 +29,6 @@ from gradlab._stopping import Problem
 from gradlab._trainable import Part
 from gradlab._tree import real_dtype
 from gradlab._typing import Count, GradientOperator, Loss, Name, Number, Params
-from gradlab.checkpoint import Checkpoint
 from gradlab.optimizers._protocol import takes_args
 from gradlab.optimizers.method import Method, as_method
 from gradlab.optimizers.minibatches import Minibatches, OnMinibatches
@@ -38,6 +37,8 @@ from gradlab.result import Result
 __all__ = ["Progress", "minimize"]
 
 if TYPE_CHECKING:
+    from gradlab.checkpoint import Checkpoint
+
     MethodLike: TypeAlias = str | Method | optax.GradientTransformation
     Arguments: TypeAlias = tuple[Any, ...]
     Callback: TypeAlias = Callable[[Progress], Any]
@@ -197,10 +198,7 @@ def minimize(
         program, problem = _on_batches(program, problem, batches)
     if state is not None:
         check_state(state, program.method.build(problem.hyperparams).init, start)
-    keep = checkpoint
-    if keep is not None and not isinstance(keep, Checkpoint):
-        keep = Checkpoint(keep)
-    options = driver.Options(loop, callback, deadline, unpack, keep)
+    options = driver.Options(loop, callback, deadline, unpack, _kept_in(checkpoint))
     finished = None
     if not _any_traced((start, problem, state)):
         finished = driver.run(program, problem, start, state, options)
@@ -209,6 +207,15 @@ def minimize(
         return _within_trace(program, problem, start, state, steps, trace, unpack)
     carry, history = finished
     return outcome(program, problem, carry, history, trace is not None, unpack)
+
+
+def _kept_in(checkpoint: Keep | None) -> Any:
+    """Make a path a `Checkpoint`; the module is not loaded for runs that keep nothing."""
+    if checkpoint is None:
+        return None
+    from gradlab.checkpoint import Checkpoint
+
+    return checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint)
 
 
 def _check_options(args: Any, loop: Any, trace: Any) -> None:

@@ -1,8 +1,11 @@
-"""Minimisers as optax transformations, and their names."""
+"""Minimisers as optax transformations, and their names.
 
-from gradlab.optimizers.averaged import averaged_natural_gradient
-from gradlab.optimizers.diagonal import adahessian, sophia
-from gradlab.optimizers.directions import scale_by_ggn, scale_by_newton, scale_by_newton_cg
+Those that are reached by no name in `methods()` are imported when first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from gradlab.optimizers.first_order import learning_rate_schedule, schedules
 from gradlab.optimizers.method import Method, make, methods
 from gradlab.optimizers.minibatches import Minibatches, minibatches
@@ -17,7 +20,23 @@ from gradlab.optimizers.newton import (
 from gradlab.optimizers.newton_cg import newton_cg
 from gradlab.optimizers.nonlinear_cg import barzilai_borwein, nonlinear_cg
 from gradlab.optimizers.quasi_newton import bfgs, lbfgs
-from gradlab.optimizers.stochastic import gauss_newton_cg, natural_gradient
+
+if TYPE_CHECKING:
+    from gradlab.optimizers.averaged import averaged_natural_gradient
+    from gradlab.optimizers.diagonal import adahessian, sophia
+    from gradlab.optimizers.directions import scale_by_ggn, scale_by_newton, scale_by_newton_cg
+    from gradlab.optimizers.stochastic import gauss_newton_cg, natural_gradient
+
+_HOMES = {
+    "adahessian": "diagonal",
+    "averaged_natural_gradient": "averaged",
+    "gauss_newton_cg": "stochastic",
+    "natural_gradient": "stochastic",
+    "scale_by_ggn": "directions",
+    "scale_by_newton": "directions",
+    "scale_by_newton_cg": "directions",
+    "sophia": "diagonal",
+}
 
 __all__ = [
     "Method",
@@ -47,3 +66,15 @@ __all__ = [
     "schedules",
     "sophia",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -20,6 +20,7 @@ __all__ = [
     "looks_at_rest",
     "takes_args",
     "value_and_grad_in",
+    "vouches",
 ]
 
 
@@ -60,6 +61,11 @@ def follows_curvature(state: Any) -> bool:
 def looks_at_rest(state: Any) -> bool:
     """Whether its `update` takes `at_rest`, to look for negative curvature."""
     return getattr(last_link(state), "looks_at_rest", False)
+
+
+def vouches(state: Any) -> bool:
+    """Whether the method knows enough of the Hessian to say what its answer is."""
+    return getattr(last_link(state), "vouches", False)
 
 
 def value_and_grad_in(state: Any) -> tuple[Array, Params] | None:
