@@ -42,6 +42,11 @@ DEPTH = 3 / 8
 # Share of the last gain that a last step may promise: convergence is superlinear then, and
 # does not creep along a valley, where each step gains as much as the one before.
 SLIGHT = 1e-4
+# Relative error of each variable that is left where another Newton step would gain nothing
+# in the loss. In float32 it is eight times the rounding.
+DIGITS = 1e-6
+# Factor within which gradients follow the law of a minimum without curvature.
+FALLEN = 10
 # Loss over its size at the start beyond which a run counts as diverged: what overflows has
 # long passed it, what bounces off the wall of a logarithm does not reach it.
 GROWTH = 1e6
@@ -281,15 +286,28 @@ def _settled(
     rounding, and its gain is little beside the last one. Or if that step and the last one
     are nothing beside the path taken: minima without curvature are approached linearly.
     """
-    gain = jnp.maximum(NOISY * level, old.value - numbers.value)
-    # With the whole Hessian the next step costs one more and doubles the digits.
-    exact = isinstance(own, TrustRegionState) and not looks_at_rest(own)
-    short = own.remaining <= precision.grad ** (2 / 3 if exact else 1 / 2) * numbers.size
-    short &= own.decrement <= SLIGHT * gain
+    slight = own.decrement <= SLIGHT * jnp.maximum(NOISY * level, old.value - numbers.value)
+    quiet = own.decrement <= level
     longest = jnp.maximum(own.remaining, length)
     nothing = longest <= precision.grad ** (4 / 5) * numbers.largest_size
     nothing &= own.decrement < jnp.inf  # or nobody knows how far it is
-    return (own.decrement <= level) | short | nothing | (numbers.grad_norm == 0)
+    if isinstance(own, TrustRegionState) and not looks_at_rest(own):
+        # With the whole Hessian the next step costs one more and doubles the digits, so it is
+        # taken while they are few, in any one variable, and the gradient still falls.
+        inexact = jnp.maximum(
+            own.remaining / jnp.where(numbers.size > 0, numbers.size, 1),
+            own.loudness * precision.params,
+        )
+        improving = ~own.failed & (numbers.grad_norm <= 0.5 * old.grad_norm)
+        quiet &= ~improving | (inexact <= DIGITS)
+        short = slight & (inexact <= min(precision.grad ** (2 / 3), DIGITS))
+        # A gradient without curvature falls with the square of the distance and faster. A path
+        # that led far away and back to a valley makes steps small, but not the gradient.
+        share = longest / jnp.where(numbers.largest_size > 0, numbers.largest_size, 1)
+        nothing &= numbers.grad_norm <= FALLEN * share**2 * numbers.reference
+    else:
+        short = slight & (own.remaining <= precision.grad ** (1 / 2) * numbers.size)
+    return quiet | short | nothing | (numbers.grad_norm == 0)
 
 
 def _no_saddle(status: Array, num_params: int, own: Any) -> Array:

@@ -133,6 +133,26 @@ def test_a_quadratic_is_solved_in_one_step_wherever_it_starts():
         assert_close(result.x, solution, factor=1e6, scale=max(1.0, start[0] / 1e2))
 
 
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [("wood", 100), ("box_3d", 100), ("freudenstein_roth", 10), ("osborne_1", 100)],
+)
+def test_float32_far_away_ends_with_six_digits_of_every_variable(name, scale):
+    """The gradient at the start is 1e10 times the last: being small beside it says nothing.
+
+    The error of the point is the least relative change of its entries that explains the
+    gradient, in float64.
+    """
+    problem = gl.problems.get(name)
+    single = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), problem.args)
+    start = scale * jnp.asarray(problem.init(), jnp.float32)
+    result = gl.minimize(problem.loss, start, "newton", args=single)
+    assert result.success
+    x = jnp.asarray(result.x, jnp.float64)
+    g, h = jax.grad(problem.loss)(x, *problem.args), jax.hessian(problem.loss)(x, *problem.args)
+    assert np.all(np.abs(g) <= 5e-6 * np.abs(h) @ np.abs(x) + 1e-30)  # float32's denormals
+
+
 def test_the_rate_is_quadratic():
     def loss(x):
         return jnp.sum(jnp.cosh(x - 1)) + 0.5 * jnp.sum(x[1:] * x[:-1])

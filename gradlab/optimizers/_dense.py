@@ -118,8 +118,9 @@ def dense_method(
         force = _force(flat_loss, x, grad, spectrum) if bends else None
         propose = _propose(spectrum, offer, force, params)
         trial = tr.search(loss, params, value, grad, model, propose, noise, eps, always=always)
-        reached = select(trial.accepted, trial.grad, grad)
-        remains = _what_remains(spectrum, params, reached)
+        moved = optax.apply_updates(params, trial.updates)
+        reached = select(trial.accepted, (moved, trial.grad), (params, grad))
+        remains = _what_remains(spectrum, *reached)
         calls = jnp.stack([0, 2 * trial.tries if bends else 0, 0, 1]).astype(jnp.int32)
         return tr.conclude(state, trial, value, grad, model, remains, calls)
 
