@@ -84,6 +84,8 @@ def certify(
         TypeError: If a leaf is not real and floating, or the loss returns no real scalar.
 
     References:
+        Ruiz, D. (2001). A scaling algorithm to equilibrate both rows and columns norms in
+        matrices. RAL-TR-2001-034.
         Conn, A., Gould, N. and Toint, P. (2000). Trust-Region Methods, section 5.2 (Lanczos).
 
     Examples:
@@ -110,7 +112,7 @@ class _Curvature(NamedTuple):
     The least curvature and the largest absolute one; the decrease that the model promises;
     whether the gradient is above its rounding where the curvature is lost in it, so that
     nobody knows how far it leads; the direction to look along, of that gradient if so and of
-    the least curvature if not; and the products taken.
+    the least curvature if not; whether that is negative beyond doubt; and the products taken.
     """
 
     least: Array
@@ -118,6 +120,7 @@ class _Curvature(NamedTuple):
     direction: Params
     decrement: Array
     loud: Array
+    bends: Array
     products: Array
 
 
@@ -137,7 +140,7 @@ def examine(
     else:
         value, grad = jax.value_and_grad(value_fn)(x)
         unknown, no = jnp.full((), jnp.nan, dtype), jnp.zeros((), bool)
-        seen = _Curvature(unknown, unknown, grad, unknown, no, jnp.zeros((), jnp.int32))
+        seen = _Curvature(unknown, unknown, grad, unknown, no, no, jnp.zeros((), jnp.int32))
     value = value.astype(dtype)
     level = noise_level(value, value, noise)
     length = jnp.asarray(length, dtype)
@@ -159,10 +162,12 @@ def examine(
 
 
 def _dense(hvp: Callable[[Params], Params], x: Params, grad: Params) -> _Curvature:
-    """Decompose the Hessian, made of n products.
+    """Decompose the Hessian, made of n products, with its rows scaled to one size.
 
-    A gradient component promises something where it is above what rounding the point makes
-    of it, entry by entry: variables may differ by many orders of magnitude.
+    Neither the decrease that is promised nor the signs of curvatures depend on the units of
+    the variables, but what rounding leaves of them does: units may differ by many orders of
+    magnitude. A gradient component promises something where it is above what rounding the
+    point makes of it, entry by entry.
     """
     dtype = working_dtype(x)
     point, unravel = ravel_pytree(x)
@@ -171,9 +176,12 @@ def _dense(hvp: Callable[[Params], Params], x: Params, grad: Params) -> _Curvatu
     rows = jax.lax.map(lambda e: ravel_pytree(hvp(unravel(e)))[0].astype(dtype), eye)
     hessian = (rows + rows.T) / 2
     finite = jnp.isfinite(jnp.sum(jnp.abs(hessian)))
-    w, vectors = jnp.linalg.eigh(jnp.where(finite, hessian, 0))
-    rounding = eps_of(point.dtype) * jnp.abs(hessian) @ jnp.abs(point).astype(dtype)
-    rotated = jnp.matmul(g, vectors, precision=jax.lax.Precision.HIGHEST)
+    hessian = jnp.where(finite, hessian, 0)
+    plain = jnp.linalg.eigvalsh(hessian)
+    d = _unit_rows(hessian)
+    w, vectors = jnp.linalg.eigh(hessian * d[None, :] * d[:, None])
+    rounding = eps_of(point.dtype) * d * (jnp.abs(hessian) @ jnp.abs(point).astype(dtype))
+    rotated = jnp.matmul(d * g, vectors, precision=jax.lax.Precision.HIGHEST)
     heard = jnp.abs(rotated) > FLOOR * (rounding @ jnp.abs(vectors))
     curved = w > rounding_of(w)
     promised = 0.5 * rotated**2 / jnp.where(curved, w, 1)
@@ -181,15 +189,30 @@ def _dense(hvp: Callable[[Params], Params], x: Params, grad: Params) -> _Curvatu
     lost = jnp.where(~curved & heard, rotated, 0)
     loud = jnp.any(lost != 0)
     decrement = jnp.where(loud, jnp.inf, decrement)
-    along = jnp.where(loud & ~_bends(w[0], w), vectors @ (lost / norm(lost)), vectors[:, 0])
+    along = d * jnp.where(loud & ~_bends(w[0], w), vectors @ lost, vectors[:, 0])
+    along = along / jnp.linalg.norm(along)
     return _Curvature(
-        w[0],
-        jnp.max(jnp.abs(w)),
+        plain[0],
+        jnp.max(jnp.abs(plain)),
         jax.tree.map(lambda v: v.astype(dtype), unravel(along.astype(point.dtype))),
         jnp.where(finite, decrement, jnp.nan),
         loud & finite,
+        _bends(w[0], w),
         jnp.asarray(n, jnp.int32),
     )
+
+
+def _unit_rows(matrix: Array) -> Array:
+    """Return d for which every row of d H d has one as its largest entry (Ruiz 2001).
+
+    Each round halves the logarithm of what is left; eight take 1e±70 to within a factor two.
+    """
+
+    def nearer(_: Any, d: Array) -> Array:
+        largest = jnp.max(jnp.abs(matrix * d[None, :] * d[:, None]), axis=1)
+        return d / jnp.sqrt(jnp.where(largest > 0, largest, 1))
+
+    return jax.lax.fori_loop(0, 8, nearer, jnp.ones(len(matrix), matrix.dtype))
 
 
 def _bends(least: Array, curvatures: Array) -> Array:
@@ -208,8 +231,8 @@ def _krylov(hvp: Callable[[Params], Params], x: Params, grad: Params) -> _Curvat
     path, _ = truncated_cg(
         hvp, x, grad, state._replace(model=told), budget, jnp.zeros((), bool)
     )
-    no = jnp.zeros((), bool)
-    return _Curvature(least, size, direction, path.decrement, no, path.products + steps)
+    no, bends = jnp.zeros((), bool), _bends(least, size)
+    return _Curvature(least, size, direction, path.decrement, no, bends, path.products + steps)
 
 
 def _lanczos(hvp: Callable[[Params], Params], x: Params) -> tuple[Array, Array, Params, int]:
@@ -327,7 +350,7 @@ def _kind(facts: _Facts) -> Array:
     # its shorter lengths: farther away the loss may rise again.
     seen, nearby = facts.seen, slice(len(LENGTHS) // 2, None)
     first = lower[: len(lower) // (1 + DIRECTIONS), nearby]
-    down |= _bends(seen.least, seen.size) & jnp.any(jnp.sum(first, axis=1) >= 2)
+    down |= seen.bends & jnp.any(jnp.sum(first, axis=1) >= 2)
     promised = jnp.where(jnp.isfinite(seen.decrement), seen.decrement, jnp.inf)
     # Where the model has no minimum: the slope over the longest length looked at.
     sloping = jnp.max(jnp.abs(slopes[:, 0]))
@@ -345,7 +368,13 @@ def _kind(facts: _Facts) -> Array:
     # (On one side it may be up a wall.)
     ahead, around = jnp.abs(slopes[0, 0]), jnp.abs(changes[:2])
     around = jnp.min(jnp.max(jnp.where(jnp.isfinite(around), around, 0), axis=1))
-    falls = seen.loud & (ahead > jnp.maximum(NEAR * around, NOISY * level))
+    falls = ahead > jnp.maximum(NEAR * around, NOISY * level)
+    # Or it turns before the longest length, and falls as it says up to there.
+    slope, change = slopes[:2], changes[:2]
+    falls |= jnp.any(
+        (change < -NOISY * level) & (jnp.abs(change - slope) <= 0.5 * jnp.abs(slope))
+    )
+    falls &= seen.loud
     kind = jnp.where(jnp.any(straight) | (falls & ~down), Kind.SLOPE, kind)
     kind = jnp.where(jnp.all(jnp.abs(changes) <= level), Kind.FLAT, kind)
     bottomless = (value == -jnp.inf) | jnp.any(changes == -jnp.inf)

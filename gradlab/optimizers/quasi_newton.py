@@ -114,7 +114,7 @@ def _learn(inverse: Inverse, pair: Pair) -> Inverse:
 
 
 def lbfgs(
-    *, memory: Count = 10, noise: Number | None = None
+    *, memory: Count = 20, noise: Number | None = None
 ) -> optax.GradientTransformationExtraArgs:
     r"""Limited-memory BFGS with an approximate-Wolfe line search (Hager–Zhang).
 
@@ -132,7 +132,8 @@ def lbfgs(
     about 6·memory·n multiplications, and 2·memory·n numbers kept.
 
     Args:
-        memory: Number of pairs kept, at least 1.
+        memory: Number of pairs kept, at least 1. Between 3 and 20 are usual (Nocedal &
+            Wright, section 7.2); badly conditioned losses gain by as many as variables.
         noise: Absolute noise level of the loss; default the rounding bound 4·eps·|f|.
 
     Returns:
