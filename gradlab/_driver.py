@@ -18,8 +18,8 @@ import numpy as np
 
 from gradlab import _certify, _distributed, _session
 from gradlab import _engine as engine
-from gradlab import _stopping as stopping
 from gradlab._layout import OfVector
+from gradlab._numbers import Counts, Problem
 from gradlab._tree import norm
 from gradlab._typing import Params
 from gradlab.result import Status
@@ -201,7 +201,7 @@ def _quickly() -> dict[str, bool | int]:
 
 
 def run(
-    program: engine.Program, problem: stopping.Problem, x0: Params, state: Any, options: Options
+    program: engine.Program, problem: Problem, x0: Params, state: Any, options: Options
 ) -> tuple[engine.Carry, History] | None:
     """Run to the end; None if the loss or the method turns out to close over traced values."""
     functions = compiled(program)
@@ -243,7 +243,7 @@ def run(
 def _loop(
     program: engine.Program,
     functions: Functions,
-    problem: stopping.Problem,
+    problem: Problem,
     carry: engine.Carry,
     history: History,
     options: Options,
@@ -309,7 +309,7 @@ def _report(where: tuple[int, int, float, engine.Carry] | None) -> None:
 
 
 def _compile_side_by_side(
-    functions: Functions, problem: stopping.Problem, x0: Params, state: Any
+    functions: Functions, problem: Problem, x0: Params, state: Any
 ) -> bool:
     """Compile the start beside the loop; False where they close over traced values.
 
@@ -350,7 +350,7 @@ def _traced(function: Any, *args: Any) -> tuple[Any, list[Any]]:
 
 def _sync(carry: engine.Carry) -> tuple[int, int]:
     """Wait for the device and read where the run stands; NumPy's indexing is compiled."""
-    counts = stopping.Counts.of(np.asarray(carry.counts))
+    counts = Counts.of(np.asarray(carry.counts))
     return int(counts.step), int(counts.status)
 
 

@@ -18,7 +18,7 @@ import optax
 
 from gradlab import _stopping as stopping
 from gradlab._checks import scalar_loss
-from gradlab._stopping import Counts, Numbers, Precision, Problem
+from gradlab._numbers import Counts, Numbers, Precision, Problem, row
 from gradlab._tree import inner, max_abs, norm, select, working_dtype
 from gradlab._typing import AnyArray, Array, Params
 from gradlab.derivatives._leaves import eps_of
@@ -154,10 +154,10 @@ def begin(program: Program, problem: Problem, x0: Params, state: Any = None) -> 
         problem, value.astype(dtype), max_abs(grad).astype(dtype), size,
         settled_by_gradient=not follows_curvature(state),
     )  # fmt: skip
-    row = stopping.row(numbers, jnp.zeros((), dtype))
+    first = row(numbers, jnp.zeros((), dtype))
     rows = Rows(
         jnp.zeros((), jnp.int32),
-        jnp.full((program.rows + 1, 3), jnp.nan, dtype).at[0].set(row),
+        jnp.full((program.rows + 1, 3), jnp.nan, dtype).at[0].set(first),
         jnp.zeros((program.rows + 1, 4), jnp.int32).at[0].set(counts.calls),
         jax.tree.map(
             lambda x: jnp.zeros((program.rows + 1, *x.shape), x.dtype).at[0].set(x), x0
@@ -341,7 +341,7 @@ def _record(
 
     return Rows(
         rows.first,
-        write(rows.numbers, stopping.row(numbers, length)),
+        write(rows.numbers, row(numbers, length)),
         write(rows.counts, counts.calls),
         None if rows.params is None else jax.tree.map(write, rows.params, params),
     )

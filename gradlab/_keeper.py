@@ -11,7 +11,7 @@ import numpy as np
 
 from gradlab import _engine as engine
 from gradlab import _fingerprint
-from gradlab import _stopping as stopping
+from gradlab._numbers import Problem
 from gradlab._typing import Params
 from gradlab.checkpoint import Checkpoint
 
@@ -25,7 +25,7 @@ class Keeper:
         self,
         file: Checkpoint,
         program: engine.Program,
-        problem: stopping.Problem,
+        problem: Problem,
         x0: Params,
         state: Any,
     ) -> None:

@@ -11,7 +11,8 @@ import numpy as np
 
 from gradlab import _driver as driver
 from gradlab import _engine as engine
-from gradlab._stopping import Counts, Numbers, Problem, default_gtol
+from gradlab._numbers import Counts, Numbers, Problem
+from gradlab._stopping import default_gtol
 from gradlab._tree import num_params, select
 from gradlab._typing import Params
 from gradlab.certificate import Certificate, Kind

@@ -29,8 +29,8 @@ from gradlab._fit_checks import (
     refuse_matrix_options,
 )
 from gradlab._implicit import with_implicit_derivative
+from gradlab._numbers import Numbers, Problem
 from gradlab._outcome import outcome
-from gradlab._stopping import Numbers, Problem
 from gradlab._typing import Array, Count, GradientOperator, Name, Number, Params
 from gradlab.fit import Fit
 from gradlab.minimize import (

@@ -24,8 +24,8 @@ from gradlab._driver import Progress
 from gradlab._errors import accepts_only_its_keywords, check_choice
 from gradlab._implicit import with_implicit_derivative
 from gradlab._layout import Layout
+from gradlab._numbers import Problem
 from gradlab._outcome import outcome
-from gradlab._stopping import Problem
 from gradlab._trainable import Part
 from gradlab._tree import real_dtype
 from gradlab._typing import Count, GradientOperator, Loss, Name, Number, Params

@@ -26,7 +26,7 @@ jax.config.update("jax_enable_x64", True)
 from jax.sharding import NamedSharding, PartitionSpec as P
 import gradlab as gl
 from gradlab import _engine as engine, sharding
-from gradlab._stopping import Problem
+from gradlab._numbers import Problem
 from gradlab.optimizers.method import as_method
 
 rng = np.random.default_rng(0)
