@@ -271,8 +271,9 @@ def console(main: Callable[[], int | None], prog: str | None = None) -> NoReturn
     thread can crash the interpreter.
     """
     _compile_cache.switch_on()
-    _cli_interrupt.watched()
-    code = guarded(main, prog or Path(sys.argv[0]).name)
+    name = prog or Path(sys.argv[0]).name
+    _cli_interrupt.watched(name)
+    code = guarded(main, name)
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     if code == INTERRUPTED:

@@ -48,8 +48,11 @@ def before_leaving(action: Callable[[], Any]) -> Iterator[None]:
         _last_words.remove(action)
 
 
-def watched() -> None:
-    """Watch for signals from now on, in the main thread's stead where it is deaf."""
+def watched(prog: str) -> None:
+    """Watch for signals from now on, in the main thread's stead where it is deaf.
+
+    `prog` is the name the program speaks under.
+    """
     if threading.current_thread() is not threading.main_thread() or os.name != "posix":
         return
     reader, writer = os.pipe()
@@ -57,7 +60,7 @@ def watched() -> None:
     for number in _CODES:
         signal.signal(number, _hear)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(reader,), daemon=True).start()
+    threading.Thread(target=_watch, args=(reader, prog), daemon=True).start()
 
 
 def _hear(number: int, frame: Any) -> None:
@@ -68,7 +71,7 @@ def _hear(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _watch(reader: int) -> None:
+def _watch(reader: int, prog: str) -> None:
     """Wait for a signal, then for the program to leave; leave in its stead."""
     global _received
     while True:
@@ -84,5 +87,5 @@ def _watch(reader: int) -> None:
     for action in reversed(_last_words):
         with contextlib.suppress(Exception):
             action()
-    print("interrupted", file=sys.stderr, flush=True)
+    print(f"{prog}: interrupted", file=sys.stderr, flush=True)
     os._exit(_CODES[signal.Signals(numbers[0])])

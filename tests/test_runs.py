@@ -227,6 +227,12 @@ SLEEPING = """
         print('started', flush=True)
         time.sleep(60)
 """
+# A call that hears no signal, as a long compilation.
+DEAF = """
+        import hashlib
+        print('started', flush=True)
+        hashlib.pbkdf2_hmac('sha256', b'long', b'winded', 10**8)
+"""
 # Leaving by sys.exit while XLA compiles crashes the interpreter, after seconds.
 COMPILING = """
         import jax, jax.numpy as jnp
@@ -241,7 +247,7 @@ COMPILING = """
 """
 
 
-@pytest.mark.parametrize("work", [SLEEPING, COMPILING])
+@pytest.mark.parametrize("work", [SLEEPING, DEAF, COMPILING])
 def test_ctrl_c_ends_a_program_with_130_and_no_traceback(tmp_path, work):
     script = tmp_path / "script.py"
     script.write_text(
