@@ -189,15 +189,16 @@ def _dense(hvp: Callable[[Params], Params], x: Params, grad: Params) -> _Curvatu
     lost = jnp.where(~curved & heard, rotated, 0)
     loud = jnp.any(lost != 0)
     decrement = jnp.where(loud, jnp.inf, decrement)
-    along = d * jnp.where(loud & ~_bends(w[0], w), vectors @ lost, vectors[:, 0])
-    along = along / jnp.linalg.norm(along)
+    bends = _bends(w[0], w)
+    along = d * jnp.where(loud & ~bends, vectors @ lost, vectors[:, 0])
+    along = along / norm(along)
     return _Curvature(
         plain[0],
         jnp.max(jnp.abs(plain)),
         jax.tree.map(lambda v: v.astype(dtype), unravel(along.astype(point.dtype))),
         jnp.where(finite, decrement, jnp.nan),
         loud & finite,
-        _bends(w[0], w),
+        bends,
         jnp.asarray(n, jnp.int32),
     )
 

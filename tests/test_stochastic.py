@@ -347,6 +347,18 @@ def test_sophia_is_optaxs_with_the_loss_as_its_objective():
     assert result.nhvp == 3
 
 
+def test_what_was_evaluated_for_a_step_into_a_wall_counts():
+    """Every trial takes one product, one loss and one gradient, whether or not it led on."""
+
+    def wall(x):
+        return jnp.sum(x - jnp.log(x))
+
+    result = gl.minimize(wall, jnp.array([3.0]), adahessian(5.0), max_steps=5, gtol=0.0)
+    trials = result.trace.nfev[-1] - 1
+    assert trials > result.nit
+    assert result.nhvp == trials
+
+
 def test_methods_by_name_take_their_options():
     method = gl.make("adahessian", learning_rate=0.2, every=2, spatial_axes=(0, 1))
     assert method.hyperparams == {"learning_rate": 0.2}
