@@ -7,10 +7,9 @@ comparisons of minimisers on the same axes. Names are imported when first used, 
 
 from __future__ import annotations
 
-import importlib
-import sys
-import types
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gradlab._lazy import make_lazy
 
 __version__ = "0.1.0"
 
@@ -110,37 +109,7 @@ _MODULES = {
 
 __all__ = sorted([*_HOMES, *_MODULES])
 
-# Functions that share their name with the module they live in.
-_FUNCTIONS = ("minimize", "compare", "least_squares", "diagnose")
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        value = importlib.import_module(_MODULES[name])
-    elif name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
-    else:
-        from gradlab._errors import nearest
-
-        raise AttributeError(f"gradlab has no attribute {name!r}.{nearest(name, __all__)}")
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
-
-
-class _Package(types.ModuleType):
-    """Keeps `gradlab.minimize` the function when Python binds the submodule's name to it."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _FUNCTIONS and isinstance(value, types.ModuleType):
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+make_lazy(__name__, {**_HOMES, **_MODULES})
 
 if TYPE_CHECKING:
     from gradlab import optimizers, plots, problems, sharding

@@ -73,11 +73,11 @@ def methods() -> dict[str, Entry]:
     for path, module in modules.items():
         for table in _tables(module, _METHOD_TABLES):
             for key, value in zip(table.keys, table.values, strict=True):
-                # A factory, or a pair of a factory and its default learning rate.
-                factory = value.elts[0] if isinstance(value, ast.Tuple) else value
-                if isinstance(key, ast.Constant):
-                    text = ast.unparse(factory)
-                    found.append(Entry(str(key.value), ours.get(text, text), path))
+                # A factory, or the module of the one of that name; then its default rate.
+                if isinstance(key, ast.Constant) and isinstance(value, ast.Tuple):
+                    text, name = ast.unparse(value.elts[0]), str(key.value)
+                    summary = ours.get(name) or ours.get(text, text)
+                    found.append(Entry(name, summary, path))
     return {entry.name: entry for entry in sorted(found)}
 
 

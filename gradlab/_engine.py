@@ -19,7 +19,7 @@ import optax
 from gradlab import _stopping as stopping
 from gradlab._checks import scalar_loss
 from gradlab._numbers import Counts, Numbers, Precision, Problem, row
-from gradlab._tree import inner, max_abs, norm, select, working_dtype
+from gradlab._tree import inner, max_abs, norm, select, where, working_dtype
 from gradlab._typing import AnyArray, Array, Params
 from gradlab.derivatives._leaves import eps_of
 from gradlab.derivatives.autodiff import value_grad_hvp
@@ -281,7 +281,7 @@ def _evaluate(
     state = select(sound, state, carry.state)
     base = select(sound, carry.params, carry.anchor)
     step = jax.tree.map(
-        lambda u, p, a: jnp.where(sound, u, 0.25 * (p - a)), updates, carry.params, carry.anchor
+        lambda u, p, a: where(sound, u, 0.25 * (p - a)), updates, carry.params, carry.anchor
     )
     params = optax.apply_updates(base, step)
     value, grad = jax.value_and_grad(value_fn)(params)
@@ -334,7 +334,7 @@ def _record(
 ) -> Rows:
     """Write the row of a new point; where there is none, write the scratch row."""
     last = rows.numbers.shape[0] - 1
-    index = jnp.where(moved_on, jnp.minimum(counts.step - rows.first, last), last)
+    index = where(moved_on, jnp.minimum(counts.step - rows.first, last), last)
 
     def write(buffer: Array, entry: Array) -> Array:
         return jax.lax.dynamic_update_index_in_dim(buffer, entry, index, 0)

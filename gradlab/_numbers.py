@@ -58,9 +58,9 @@ class Numbers(NamedTuple):
 
     def pack(self) -> Array:
         """Stack into a vector, as one elementwise operation: XLA fuses no long stack."""
-        position, packed = jnp.arange(len(self)), jnp.full(len(self), self[-1])
-        for i, number in enumerate(self[:-1]):
-            packed = jnp.where(position == i, number, packed)
+        packed = jnp.full(len(self), self[-1])
+        for is_place, number in zip(np.eye(len(self), dtype=bool)[:-1], self, strict=False):
+            packed = jnp.where(is_place, number, packed)
         return packed
 
     @property

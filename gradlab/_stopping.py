@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from gradlab._numbers import Counts, Numbers, Precision, Problem
-from gradlab._tree import norm, num_params
+from gradlab._tree import norm, num_params, where
 from gradlab._typing import Array, Params
 from gradlab.optimizers._protocol import follows_curvature, last_link, looks_at_rest
 from gradlab.optimizers._trust_region import FLOOR, NOISY, TrustRegionState, noise_level
@@ -61,8 +61,8 @@ def start(
     )
     usable = numbers.finite & jnp.isfinite(size)
     at_rest = (grad_norm == 0) & settled_by_gradient
-    status = jnp.where(at_rest, Status.CONVERGED_GRADIENT, Status.RUNNING)
-    status = jnp.where(usable, status, Status.NONFINITE_START)
+    status = where(at_rest, Status.CONVERGED_GRADIENT, Status.RUNNING)
+    status = where(usable, status, Status.NONFINITE_START)
     zero = jnp.zeros((), jnp.int32)
     status = _limit(status, zero, problem)
     calls = jnp.array([1, 1, 0, 0], jnp.int32)
@@ -89,28 +89,28 @@ def judge(
     own = last_link(state)
     knows = follows_curvature(state)
     moved = ~own.failed if knows else finite
-    last_value = jnp.where(old.finite, old.value, old.last_value)
+    last_value = where(old.finite, old.value, old.last_value)
     measured = knows or problem.xtol is not None
     size = norm(params).astype(value.dtype) if measured else old.size
     numbers = Numbers(
         value,
         grad_norm,
-        jnp.where(better, value, old.best_value),
-        jnp.where(
+        where(better, value, old.best_value),
+        where(
             finite & improved, jnp.minimum(grad_norm, old.best_grad_norm), old.best_grad_norm
         ),
         old.start_value,
-        jnp.where(at_rest_before, grad_norm, old.reference),
+        where(at_rest_before, grad_norm, old.reference),
         last_value,
         size,
         jnp.maximum(size, old.largest_size),
-        jnp.where(old.unit > 0, old.unit, jnp.abs(value)),
+        where(old.unit > 0, old.unit, jnp.abs(value)),
     )
     new = Counts(
         counts.step + moved,
         jnp.full((), Status.RUNNING, jnp.int32),
-        jnp.where(improved, 0, counts.since_best + 1),
-        jnp.where(finite, 0, counts.shortenings + 1),
+        where(improved, 0, counts.since_best + 1),
+        where(finite, 0, counts.shortenings + 1),
         counts.pending,
         counts.calls + made,
     )
@@ -156,9 +156,9 @@ def _exhausted(
     close = own.decrement <= NOISY * level
     close |= _at_floor(precision, own)
     over = own.failed | (counts.since_best >= SHORT_PATIENCE)
-    status = jnp.where(over, Status.STUCK, Status.RUNNING)
+    status = where(over, Status.STUCK, Status.RUNNING)
     done = ((own.decrement <= level) & ~improving) | (over & close)
-    return jnp.where(done, Status.NOISE_FLOOR, status)
+    return where(done, Status.NOISE_FLOOR, status)
 
 
 def _at_floor(precision: Precision, own: Any) -> Array:
@@ -190,7 +190,7 @@ def _settled(
         # With the whole Hessian the next step costs one more and doubles the digits, so it is
         # taken while they are few, in any one variable, and the gradient still falls.
         inexact = jnp.maximum(
-            own.remaining / jnp.where(numbers.size > 0, numbers.size, 1),
+            own.remaining / where(numbers.size > 0, numbers.size, 1),
             own.loudness * precision.params,
         )
         improving = ~own.failed & (numbers.grad_norm <= 0.5 * old.grad_norm)
@@ -198,7 +198,7 @@ def _settled(
         short = slight & (inexact <= min(precision.grad ** (2 / 3), DIGITS))
         # A gradient without curvature falls with the square of the distance and faster. A path
         # that led far away and back to a valley makes steps small, but not the gradient.
-        share = longest / jnp.where(numbers.largest_size > 0, numbers.largest_size, 1)
+        share = longest / where(numbers.largest_size > 0, numbers.largest_size, 1)
         nothing &= numbers.grad_norm <= FALLEN * share**2 * numbers.reference
     else:
         short = slight & (own.remaining <= precision.grad ** (1 / 2) * numbers.size)
@@ -216,9 +216,9 @@ def _no_saddle(status: Array, num_params: int, own: Any) -> Array:
     clearly = own.curvature < -(eps**0.5) * own.stiffness
     success = status <= Status.NOISE_FLOOR
     going_on = success & negative & ~own.failed
-    status = jnp.where(going_on, Status.RUNNING, status)
+    status = where(going_on, Status.RUNNING, status)
     refused = success & clearly & own.failed
-    return jnp.where(refused, Status.STATIONARY_NOT_MINIMUM, status)
+    return where(refused, Status.STATIONARY_NOT_MINIMUM, status)
 
 
 def _settled_at_rest(
@@ -233,13 +233,13 @@ def _settled_at_rest(
     """
     eps = jnp.finfo(own.curvature.dtype).eps
     resolved = own.curvature > eps**0.5 * own.stiffness
-    curvature = jnp.where(resolved, own.curvature, 1)
+    curvature = where(resolved, own.curvature, 1)
     lost = own.loudness * numbers.size / num_params
-    step = jnp.where(resolved, numbers.grad_norm / curvature, lost)
+    step = where(resolved, numbers.grad_norm / curvature, lost)
     short = step <= precision.grad**0.5 * numbers.size
     nothing = step <= precision.grad ** (2 / 3) * numbers.largest_size
     # A bound that rests on rounding is never as close as one that rests on a curvature.
-    level = jnp.where(resolved, level, NOISY * level)
+    level = where(resolved, level, NOISY * level)
     return short | nothing | (0.5 * step * numbers.grad_norm <= level)
 
 
@@ -259,15 +259,15 @@ def _confirmed(
     """
     looked = (pending != -1) & ~moved
     no_step = pending < -1
-    success = jnp.where(no_step, -2 - pending, pending)
-    refused = jnp.where(no_step, Status.STUCK, Status.RUNNING)
+    success = where(no_step, -2 - pending, pending)
+    refused = where(no_step, Status.STUCK, Status.RUNNING)
     settled |= (no_step & floor) | (numbers.grad_norm == 0)
-    told = jnp.where(settled, success, refused)
-    told = jnp.where(status == Status.STATIONARY_NOT_MINIMUM, status, told)
+    told = where(settled, success, refused)
+    told = where(status == Status.STATIONARY_NOT_MINIMUM, status, told)
     asked = (status <= Status.NOISE_FLOOR) & ~looked & (moved | (numbers.grad_norm > 0))
-    waiting = jnp.where(moved, status, -2 - status)
-    status = jnp.where(looked, told, jnp.where(asked, Status.RUNNING, status))
-    return status, jnp.where(asked, waiting, -1).astype(jnp.int32)
+    waiting = where(moved, status, -2 - status)
+    status = where(looked, told, where(asked, Status.RUNNING, status))
+    return status, where(asked, waiting, -1).astype(jnp.int32)
 
 
 def _stalled(problem: Problem, precision: Precision, numbers: Numbers, counts: Counts) -> Array:
@@ -281,10 +281,10 @@ def _stalled(problem: Problem, precision: Precision, numbers: Numbers, counts: C
     relative: Any = precision.grad
     if problem.noise is not None:
         size = jnp.abs(numbers.value)
-        relative = jnp.maximum(relative, level / jnp.where(size > 0, size, level))
+        relative = jnp.maximum(relative, level / where(size > 0, size, level))
     small = numbers.best_grad_norm <= jnp.sqrt(relative) * numbers.reference
-    ended = jnp.where(small, Status.NOISE_FLOOR, Status.STUCK)
-    return jnp.where(stalled, ended, Status.RUNNING)
+    ended = where(small, Status.NOISE_FLOOR, Status.STUCK)
+    return where(stalled, ended, Status.RUNNING)
 
 
 def default_gtol(dtype: Any, follows_curvature: bool) -> float:
@@ -309,13 +309,13 @@ def _converged(
     """Apply the tests asked for, weakest first: later ones overrule earlier ones."""
     if problem.xtol is not None:
         short = moved & (length > 0) & (length <= problem.xtol * numbers.size)
-        status = jnp.where(short, Status.CONVERGED_STEP, status)
+        status = where(short, Status.CONVERGED_STEP, status)
     if problem.ftol is not None:
         change = jnp.abs(numbers.value - numbers.last_value)
         small = moved & (length > 0) & (change <= problem.ftol * jnp.abs(numbers.value))
-        status = jnp.where(small, Status.CONVERGED_VALUE, status)
+        status = where(small, Status.CONVERGED_VALUE, status)
     flat = (numbers.grad_norm <= gtol * numbers.reference) & settled
-    return jnp.where(flat, Status.CONVERGED_GRADIENT, status)
+    return where(flat, Status.CONVERGED_GRADIENT, status)
 
 
 def _broken(
@@ -328,14 +328,14 @@ def _broken(
     usual = jnp.maximum(jnp.abs(numbers.start_value), jnp.abs(numbers.best_value))
     hopeful = (counts.shortenings <= SHORTENINGS) & (numbers.last_value <= GROWTH * usual)
     going_on = jnp.zeros((), bool) if searched else hopeful
-    broken = jnp.where(going_on, Status.RUNNING, Status.NONFINITE_LOSS)
-    status = jnp.where(finite, status, broken)
+    broken = where(going_on, Status.RUNNING, Status.NONFINITE_LOSS)
+    status = where(finite, status, broken)
     depth = float(jnp.finfo(numbers.value.dtype).max) ** DEPTH * numbers.unit
     bottomless = (numbers.value <= -depth) & (depth > 0)
-    return jnp.where(bottomless, Status.UNBOUNDED, status)
+    return where(bottomless, Status.UNBOUNDED, status)
 
 
 def _limit(status: Array, step: Array, problem: Problem) -> Array:
     """Turn a running status into MAX_STEPS once the steps are used up."""
     over = (status == Status.RUNNING) & (step >= problem.max_steps)
-    return jnp.where(over, Status.MAX_STEPS, status).astype(jnp.int32)
+    return where(over, Status.MAX_STEPS, status).astype(jnp.int32)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gradlab._typing import Array, PyTree
 
@@ -26,6 +27,7 @@ __all__ = [
     "packed",
     "real_dtype",
     "select",
+    "where",
     "working_dtype",
 ]
 
@@ -56,7 +58,7 @@ def norm(a: PyTree) -> Array:
     """Euclidean norm, scaled by the largest entry so that no square over- or underflows."""
     scale = max_abs(a)
     dtype = scale.dtype
-    safe = jnp.where((scale > 0) & jnp.isfinite(scale), scale, jnp.ones((), dtype))
+    safe = where((scale > 0) & jnp.isfinite(scale), scale, 1)
     squares = [jnp.sum((leaf.astype(dtype) / safe) ** 2) for leaf in jax.tree.leaves(a)]
     return safe * jnp.sqrt(functools.reduce(operator.add, squares))
 
@@ -73,9 +75,25 @@ def add_scaled(a: PyTree, scale: Array | float, b: PyTree) -> PyTree:
     return jax.tree.map(lambda u, v: (u + scale * v).astype(u.dtype), a, b)
 
 
+def where(condition: Array, new: Any, old: Any) -> Array:
+    """Like `jnp.where`, for arrays of one shape or numbers, and a condition of theirs or ().
+
+    `jnp.where` is a compiled function of its own. A step asks a hundred such questions, mostly
+    of scalars; tracing and lowering a call for each is a twentieth of a short run.
+    """
+    if not hasattr(new, "dtype"):
+        new = np.full(np.shape(old), new, getattr(old, "dtype", None))
+    if not hasattr(old, "dtype"):
+        old = np.full(np.shape(new), old, new.dtype)
+    if new.dtype != old.dtype:
+        dtype = jnp.promote_types(new.dtype, old.dtype)
+        new, old = (jax.lax.convert_element_type(x, dtype) for x in (new, old))
+    return jax.lax.select(condition, new, old)
+
+
 def select(condition: Array, new: PyTree, old: PyTree) -> PyTree:
     """Return `new` where the scalar condition holds, else `old`."""
-    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+    return jax.tree.map(lambda n, o: where(condition, n, o), new, old)
 
 
 def all_finite(a: PyTree) -> Array:

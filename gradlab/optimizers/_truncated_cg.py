@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gradlab._tree import add_scaled, inner, max_abs, num_params, packed
+from gradlab._tree import add_scaled, inner, max_abs, num_params, packed, where
 from gradlab._typing import Array, Params
 from gradlab.optimizers import _trust_region as tr
 
@@ -95,19 +95,19 @@ def truncated_cg(
     size = max_abs(grad)
     dtype = size.dtype
     stationary = (size == 0) | at_rest
-    scale = jnp.where(stationary, 1, size)
+    scale = where(stationary, 1, size)
     start = jax.tree.map(
-        lambda g, r: jnp.where(stationary, r, g.astype(dtype) / scale),
+        lambda g, r: where(stationary, r, g.astype(dtype) / scale),
         grad,
         pseudo_random(grad, dtype),
     )
     start_norm = jnp.maximum(state.start_norm.astype(dtype), size)
     # The residual, relative to the gradient, to leave: min(1/2, √(‖g‖/‖g₀‖)), squared.
-    forcing = jnp.minimum(0.25, size / jnp.where(start_norm > 0, start_norm, 1))
-    forcing = jnp.where(stationary, RARE**2 / num_params(params), forcing)
-    most = jnp.where(stationary, min(budget, AT_REST), budget)
+    forcing = jnp.minimum(0.25, size / where(start_norm > 0, start_norm, 1))
+    forcing = where(stationary, RARE**2 / num_params(params), forcing)
+    most = where(stationary, min(budget, AT_REST), budget)
     own = max_abs(params).astype(dtype)
-    own = jnp.where(own > 0, own, 1)
+    own = where(own > 0, own, 1)
     radius = state.radius.astype(dtype)
     scale, start_norm, forcing, own, radius2, resting = packed(
         scale, start_norm, forcing, own, radius**2, stationary
@@ -134,10 +134,10 @@ def truncated_cg(
     end = _Scalars(*last.scalars)
     slope = inner(start, last.step)
     curvature = 2 * (end.model - slope) * scale
-    slope = jnp.where(stationary, 0, slope * scale)
+    slope = where(stationary, 0, slope * scale)
     interior = end.ended == INTERIOR
-    decrement = jnp.where(interior, jnp.maximum(-slope - 0.5 * curvature, 0), jnp.inf)
-    decrement = jnp.where(stationary, 0, decrement)
+    decrement = where(interior, jnp.maximum(-slope - 0.5 * curvature, 0), jnp.inf)
+    decrement = where(stationary, 0, decrement)
     # At rest, only negative curvature beyond rounding leads anywhere.
     rounding = num_params(params) * jnp.finfo(dtype).eps * end.high
     possible = ~stationary | (end.low < -rounding)
@@ -146,10 +146,10 @@ def truncated_cg(
     )
     path = Path(last.step, slope, curvature, length, inside > 0, end.products, decrement)
     # The least curvature at rest is known once the residual says that all was seen.
-    low = jnp.where(stationary & (end.ended == RUNNING), jnp.minimum(end.low, 0), end.low)
+    low = where(stationary & (end.ended == RUNNING), jnp.minimum(end.low, 0), end.low)
     low, high = low * scale, end.high * scale
     # What the steps to here have met counts too: a made-up direction may miss most of it.
-    high = jnp.where(stationary, jnp.maximum(high, state.stiffness.astype(dtype)), high)
+    high = where(stationary, jnp.maximum(high, state.stiffness.astype(dtype)), high)
     return path, tr.Model(radius, low, start_norm, high, possible)
 
 
@@ -176,9 +176,9 @@ def _advance(
     positive = dhd > jnp.finfo(dhd.dtype).eps * high * now.dd
     alone = at_rest & ~positive
     now = now._replace(
-        pd=jnp.where(alone, 0, now.pd),
-        pp=jnp.where(alone, 0, now.pp),
-        model=jnp.where(alone, 0, now.model),
+        pd=where(alone, 0, now.pd),
+        pp=where(alone, 0, now.pp),
+        model=where(alone, 0, now.model),
     )
     tau, outside = _step_length(now, dhd, positive, radius2, own, at_rest)
     low = jnp.minimum(now.low, rayleigh)
@@ -187,7 +187,7 @@ def _advance(
     residual = add_scaled(it.residual, tau, hd)
     rr = inner(residual, residual)
     beta = rr / now.rr
-    converged = jnp.where(rr <= target, INTERIOR, RUNNING)
+    converged = where(rr <= target, INTERIOR, RUNNING)
     scalars = _Scalars(
         rr=rr,
         dd=rr + beta**2 * now.dd,
@@ -196,7 +196,7 @@ def _advance(
         model=now.model - tau * now.rr + 0.5 * tau**2 * dhd,
         low=low,
         high=high,
-        ended=jnp.where(outside > 0, BOUNDARY, converged),
+        ended=where(outside > 0, BOUNDARY, converged),
         products=now.products + 1,
     )
     direction = jax.tree.map(lambda d, r: beta * d - r, d, residual)
@@ -215,19 +215,19 @@ def _step_length(
     """
     farthest = 1e3 * own / jnp.sqrt(now.dd)
     alpha = jnp.minimum(
-        now.rr / jnp.where(dhd == 0, 1, jnp.abs(dhd)), jnp.where(positive, jnp.inf, farthest)
+        now.rr / where(dhd == 0, 1, jnp.abs(dhd)), where(positive, jnp.inf, farthest)
     )
-    alpha = jnp.where(dhd == 0, farthest, alpha)
-    alpha = jnp.where(at_rest & ~positive, own / jnp.sqrt(now.dd), alpha)
+    alpha = where(dhd == 0, farthest, alpha)
+    alpha = where(at_rest & ~positive, own / jnp.sqrt(now.dd), alpha)
     reached = now.pp + 2 * alpha * now.pd + alpha**2 * now.dd
     outside = ~positive | ((reached >= radius2) & ~at_rest)
     # ‖p + τd‖ = Δ: both roots without cancellation, as pᵀd ≥ 0 along the iteration.
     room = jnp.maximum(radius2 - now.pp, 0)
     sum_ = now.pd + jnp.sqrt(now.pd**2 + now.dd * room)
     forward = positive | (-now.pd * dhd <= now.rr * now.dd)
-    boundary = jnp.where(forward, room / jnp.where(sum_ > 0, sum_, 1), -sum_ / now.dd)
+    boundary = where(forward, room / where(sum_ > 0, sum_, 1), -sum_ / now.dd)
     to_boundary = outside & jnp.isfinite(radius2)
-    return jnp.where(to_boundary, boundary, alpha), outside
+    return where(to_boundary, boundary, alpha), outside
 
 
 def pseudo_random(tree: Params, dtype: Any, which: Array | int = 0) -> Params:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradlab._tree import inner, max_abs, moved, real_dtype, select, working_dtype
+from gradlab._tree import inner, max_abs, moved, real_dtype, select, where, working_dtype
 from gradlab._typing import AnyArray, Array, Params
 
 __all__ = [
@@ -140,7 +140,7 @@ def noise_level(
         return jnp.asarray(noise, value.dtype)
     eps = float(jnp.finfo(value.dtype).eps) if eps is None else eps
     size = jnp.maximum(jnp.abs(value), jnp.abs(new_value))
-    return 4 * eps * jnp.where(jnp.isfinite(size), size, jnp.abs(value))
+    return 4 * eps * where(jnp.isfinite(size), size, jnp.abs(value))
 
 
 def loss_value(value: Array | float, params: Params) -> tuple[Array, float]:
@@ -314,19 +314,19 @@ def _judge(
     level = noise_level(value, new_value, noise, eps)
     reduction = value - new_value
     clear = jnp.abs(reduction) > NOISY * level
-    actual = jnp.where(clear, reduction, -0.5 * (proposal.slope + new_slope))
-    predicted = jnp.where(proposal.predicted > 0, proposal.predicted, jnp.inf)
-    ratio = jnp.where(finite, actual / predicted, -jnp.inf)
+    actual = where(clear, reduction, -0.5 * (proposal.slope + new_slope))
+    predicted = where(proposal.predicted > 0, proposal.predicted, jnp.inf)
+    ratio = where(finite, actual / predicted, -jnp.inf)
     accepted = finite & (ratio >= ACCEPT) & (new_value <= value + level)
     # Accepted: a quarter of a poor step, double a good one that the region cut short.
-    grown = jnp.where(proposal.binding & (ratio > GOOD), 2 * radius, radius)
-    kept = jnp.where(ratio < POOR, 0.25 * proposal.length, grown)
+    grown = where(proposal.binding & (ratio > GOOD), 2 * radius, radius)
+    kept = where(ratio < POOR, 0.25 * proposal.length, grown)
     # Rejected: the minimiser of the parabola through value, slope and new value, between a
     # tenth and a half of the step; a tenth where the trial was not finite.
     rise = new_value - value - proposal.slope
-    fraction = jnp.where(rise > 0, -0.5 * proposal.slope / jnp.where(rise > 0, rise, 1), 0.5)
-    fraction = jnp.where(finite, jnp.clip(fraction, 0.1, 0.5), 0.1)
-    after = jnp.where(accepted, kept, fraction * proposal.length)
+    fraction = where(rise > 0, -0.5 * proposal.slope / where(rise > 0, rise, 1), 0.5)
+    fraction = where(finite, jnp.clip(fraction, 0.1, 0.5), 0.1)
+    after = where(accepted, kept, fraction * proposal.length)
     return accepted, ratio.astype(value.dtype), after.astype(value.dtype)
 
 
@@ -349,12 +349,12 @@ def conclude(
         trial.ratio, remains.decrement, model.curvature, model.start_norm, model.stiffness,
         remains.length, remains.loudness,
     ])  # fmt: skip
-    updates = jax.tree.map(lambda u: jnp.where(ok, u, jnp.zeros_like(u)), trial.updates)
+    updates = jax.tree.map(lambda u: where(ok, u, jnp.zeros_like(u)), trial.updates)
     return updates, type(state)(
         count=state.count + ok,
-        value=jnp.where(ok, trial.value, value).astype(dtype),
+        value=where(ok, trial.value, value).astype(dtype),
         grad=select(ok, trial.grad, grad),
-        radius=jnp.where(ok, trial.radius, model.radius).astype(dtype),
+        radius=where(ok, trial.radius, model.radius).astype(dtype),
         model=told.astype(dtype),
         failed=~ok,
         calls=state.calls + calls + trial.tries * jnp.array([1, 1, 0, 0], jnp.int32),

@@ -13,7 +13,6 @@ import optax
 from gradlab._checks import check_count
 from gradlab._errors import check_choice
 from gradlab._typing import Count
-from gradlab.optimizers.diagonal import adahessian, sophia
 
 __all__ = ["FACTORIES", "learning_rate_schedule", "schedules"]
 
@@ -46,8 +45,6 @@ FACTORIES: Mapping[str, tuple[Callable[..., Any], float | None]] = MappingProxyT
         "adamw": (optax.adamw, 1e-2),
         "nadam": (optax.nadam, 1e-2),
         "lion": (optax.lion, 1e-3),
-        "adahessian": (adahessian, 1e-1),
-        "sophia": (sophia, 1e-3),
         "optax_lbfgs": (optax.lbfgs, None),
     }
 )

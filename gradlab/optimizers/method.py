@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -15,33 +17,27 @@ import optax
 
 from gradlab._errors import check_choice, nearest
 from gradlab.optimizers import first_order
-from gradlab.optimizers.newton import (
-    cubic_newton,
-    damped_newton,
-    newton,
-    pure_newton,
-    regularized_newton,
-    saddle_free_newton,
-)
-from gradlab.optimizers.newton_cg import newton_cg
-from gradlab.optimizers.nonlinear_cg import barzilai_borwein, nonlinear_cg
-from gradlab.optimizers.quasi_newton import bfgs, lbfgs
 
 __all__ = ["Method", "as_method", "check_learning_rate", "make", "methods"]
 
-_OWN: dict[str, Callable[..., Any]] = {
-    "barzilai_borwein": barzilai_borwein,
-    "bfgs": bfgs,
-    "cubic_newton": cubic_newton,
-    "damped_newton": damped_newton,
-    "lbfgs": lbfgs,
-    "newton": newton,
-    "pure_newton": pure_newton,
-    "regularized_newton": regularized_newton,
-    "saddle_free_newton": saddle_free_newton,
-    "newton_cg": newton_cg,
-    "nonlinear_cg": nonlinear_cg,
-}
+# Gradlab's own by name -> (module, imported when asked for; default learning rate).
+_OWN: Mapping[str, tuple[str, float | None]] = MappingProxyType(
+    {
+        "adahessian": ("diagonal", 1e-1),
+        "barzilai_borwein": ("nonlinear_cg", None),
+        "bfgs": ("quasi_newton", None),
+        "cubic_newton": ("newton", None),
+        "damped_newton": ("newton", None),
+        "lbfgs": ("quasi_newton", None),
+        "newton": ("newton", None),
+        "newton_cg": ("newton_cg", None),
+        "nonlinear_cg": ("nonlinear_cg", None),
+        "pure_newton": ("newton", None),
+        "regularized_newton": ("newton", None),
+        "saddle_free_newton": ("newton", None),
+        "sophia": ("diagonal", 1e-3),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -125,7 +121,8 @@ def make(name: str, **options: Any) -> Method:
     """
     check_choice("method", name, methods())
     if name in _OWN:
-        factory, rate = _OWN[name], None
+        module, rate = _OWN[name]
+        factory = getattr(importlib.import_module(f"gradlab.optimizers.{module}"), name)
     else:
         factory, rate = first_order.FACTORIES[name]
     _check_options(name, factory, options, rate)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradlab._tree import max_abs, num_params
+from gradlab._tree import max_abs, num_params, where
 from gradlab._typing import Array, Number, Params
 from gradlab.derivatives._leaves import eps_of
 from gradlab.derivatives.autodiff import value_grad_hvp
@@ -106,7 +106,7 @@ def _propose(path: Path, params: Params) -> Callable[[Array], tr.Proposal]:
 
     def propose(radius: Array) -> tr.Proposal:
         whole = (radius >= path.length) | (path.length == 0)
-        tau = jnp.where(whole, 1, radius / jnp.where(whole, 1, path.length))
+        tau = where(whole, 1, radius / where(whole, 1, path.length))
         slope = tau * path.slope
         updates = jax.tree.map(lambda u, p: (tau * u).astype(p.dtype), path.step, params)
         predicted = -slope - 0.5 * tau**2 * path.curvature
@@ -127,11 +127,11 @@ def _what_remains(
     size = max_abs(grad)
     fell = trial.grad_max / size
     as_told = path.interior & (jnp.abs(trial.ratio - 1) <= 1 - tr.GOOD)
-    decrement = jnp.where(as_told, path.decrement * fell**2, path.decrement)
-    length = jnp.where(as_told, path.length * fell, jnp.inf)
+    decrement = where(as_told, path.decrement * fell**2, path.decrement)
+    length = where(as_told, path.length * fell, jnp.inf)
     eps = max(eps_of(leaf.dtype) for leaf in jax.tree.leaves(params))
     own = eps * model.stiffness * max_abs(params)
-    return tr.Remains(decrement, length, jnp.where(trial.accepted, trial.grad_max, size) / own)
+    return tr.Remains(decrement, length, where(trial.accepted, trial.grad_max, size) / own)
 
 
 def _loudness(hvp: Callable[[Params], Params], params: Params, grad: Params) -> Array:
@@ -147,8 +147,8 @@ def _loudness(hvp: Callable[[Params], Params], params: Params, grad: Params) -> 
 
     def of_leaf(g: Array, change: Array) -> Array:
         change = eps_of(g.dtype) * jnp.abs(change).astype(dtype)
-        ratio = jnp.abs(g).astype(dtype) / jnp.where(change > 0, change, 1)
-        return jnp.max(jnp.where(g == 0, 0, jnp.where(change > 0, ratio, jnp.inf)), initial=0)
+        ratio = jnp.abs(g).astype(dtype) / where(change > 0, change, 1)
+        return jnp.max(where(g == 0, 0, where(change > 0, ratio, jnp.inf)), initial=0)
 
     leaves = jax.tree.leaves(jax.tree.map(of_leaf, grad, hvp(rounded)))
     return functools.reduce(jnp.maximum, leaves)
