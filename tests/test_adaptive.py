@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gradlab.derivatives import adaptive
+from gradlab.derivatives import _choose, _drive, adaptive
 from gradlab.derivatives.adaptive import DerivativeStatus, Estimate
 
 CLOSED_FORMS = {
@@ -483,3 +483,35 @@ def test_a_nonfinite_value_is_a_status():
     assert int(estimate.status[0]) == DerivativeStatus.NONFINITE
     assert np.isinf(estimate.error[0])
     assert np.isclose(estimate.value[1], 1.0)
+
+
+@pytest.mark.parametrize("power", [-80, 0, 60])
+def test_the_choice_does_not_hang_on_the_units_of_a_float32_function(power):
+    # Beside a huge value at the highest rung all others are as small as 2⁻⁸⁰.
+    plan = _drive.make_plan((1,), 50, 0)
+    ladder = _drive.stack(plan, "central", np.float32)
+    h = plan.nodes
+    noise = 1e-4 * np.cos(1e4 * np.arange(2 * len(h))).reshape(2, -1)
+    parts = (np.array([np.sin(h), np.cos(h) - 1]) + noise)[None].astype(np.float32)
+    size, finite = np.ones((1, len(h)), np.float32), np.ones((1, len(h)), bool)
+    unit = np.float32(2.0**power)
+    nothing = np.zeros(1, np.float32)
+    with np.errstate(all="ignore"):  # as its callers do
+        choices = [
+            _choose.choose(ladder, c * parts, c * size, finite, 2.0**-23, nothing, nothing, np)
+            for c in (np.float32(1), unit)
+        ]
+    assert choices[1].value == unit * choices[0].value
+    assert choices[1].error == pytest.approx(unit * choices[0].error, rel=1e-5)
+    assert abs(choices[0].value - 1) <= choices[0].error
+
+
+@pytest.mark.parametrize("library", [np, jnp])
+@pytest.mark.parametrize("x", [0.8, 3.0, -1.0, 1.1, 2.2, -2.4])
+def test_much_noise_leaves_the_longest_steps(x, library):
+    # A bounded function of length 1, rounded to 1e-4: noise/h at h = 1/4 is 4e-4 or less.
+    wave = lambda x: library.round((library.sin(x) + library.cos(2 * x)) / 1e-4) * 1e-4  # noqa: E731
+    estimate = adaptive.derivative(wave)(x)
+    truth = np.cos(x) - 2 * np.sin(2 * x)
+    assert abs(float(estimate.value) - truth) <= min(float(estimate.error), 2e-3)
+    assert float(estimate.error) <= 2e-2

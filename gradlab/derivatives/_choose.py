@@ -103,7 +103,7 @@ def choose(
     noisy = _NOISE_WIDTH * noise.level[:, None, :] * stack.norm[None]
     lower = xp.max(noise.misfit[:, None] * stack.scale[None, :, None, :], axis=3)
     extra = xp.where(noise.wrong[:, None, :], lower, 0)
-    error = xp.sqrt(truncation**2 + noisy**2) + extra
+    error = xp.hypot(truncation, noisy) + extra  # squares of float32 errors underflow
     error = xp.where(usable[:, None, :] & stack.known[None] & xp.isfinite(error), error, xp.inf)
     # Neighbours may agree to the last bit by accident: never less than a rounding.
     seen = xp.maximum(truncation, eps * abs(estimates))

@@ -103,7 +103,7 @@ def run(
     pieces = by_real[1].jumps | (by_real[1].roundings > _PIECES * xp.maximum(noise, 1))
     usable = agree & confirmed & same & ~by_real[1].kink & ~pieces
     contradicted = ~(agree & same) & xp.isfinite(center) & xp.isfinite(by_real[1].error)
-    answers = {o: _better(by_step[o], by_real[o], usable, xp) for o in plan.orders}
+    answers = {o: _better(o, by_step[o], by_real[o], usable, xp) for o in plan.orders}
     return answers, contradicted
 
 
@@ -137,10 +137,18 @@ def _compare(
     return agree & xp.isfinite(by_step[1].error), confirmed
 
 
-def _better(step: Answer, real: Answer, usable: Any, xp: Any) -> Answer:
-    """Take the answer of the smaller bar, where both are answers to one question."""
-    consistent = abs(step.value - real.value) <= step.error + real.error
-    sharper = usable & consistent & (step.error < real.error)
+def _better(order: int, step: Answer, real: Answer, usable: Any, xp: Any) -> Answer:
+    """Take the answer of the smaller bar, where both are answers to one question.
+
+    The imaginary part at the point itself has no truncation, only the bar that its ladder
+    lends it; it is taken in any case, with the other answer's bar where that is sharper.
+    """
+    gap = abs(step.value - real.value)
+    sharper = usable & (gap <= step.error + real.error)
+    if order == 1:
+        step = step._replace(error=xp.minimum(step.error, gap + real.error))
+    else:
+        sharper = sharper & (step.error < real.error)
     fields = (xp.where(sharper, a, b) for a, b in zip(step, real, strict=True))
     return Answer(*fields)
 

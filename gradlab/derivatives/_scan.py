@@ -27,6 +27,8 @@ __all__ = [
 # Below this disagreement two levels are seen as one smooth function, above the second as
 # two: a step of an eighth, and of about two thirds, of the length of sin.
 _GOOD, _DEPARTED = 2.0**-6, 2.0**-4
+# Levels that disagree less than this are not noise alone, which agrees with nothing.
+_ROUGHLY = 0.5
 # A smallest disagreement above this is noise.
 _NOISY = 2.0**-12
 # A disagreement stands clear of rounding from this many roundings on.
@@ -40,8 +42,9 @@ _AGREED = 0.5
 # A stretch that varies by less than this many roundings of f may lie between two roundings
 # of its parts, as a cancelling formula does; a larger one above it speaks for the function.
 _BETWEEN, _LARGER = 2.0**14, 16.0
-# Octaves from the first level that stands clear of the noise to the highest rung.
-_ABOVE_CLEAR = 4
+# Octaves above the last smooth level at most: the ladder must reach down to that level, and
+# four rungs below it, whatever comes above.
+_LONGEST = 7
 # Octaves added to a length of which noise leaves only a lower bound: half a scan's gap.
 _UNKNOWN_LENGTH = 4
 # A jump of the slope is read with an eighth of error: from this many roundings on.
@@ -172,18 +175,21 @@ def choose_top(parts: Parts, exponents: Any, eps: float, xp: Any) -> tuple[Any, 
         _at(relative, xp.clip(depart, None, count - 1), xp),
         1,
     )
-    length = _length_exponent(relative, share, exponents, depart, xp)
+    length = _length_exponent(parts, relative, share, exponents, depart, xp)
     growth = _growth_exponent(parts, exponents, depart, xp)
     top = xp.minimum(length, growth) + _HEADROOM
-    fallback = _variation_exponent(parts, exponents, xp)
+    fallback = _variation_exponent(parts, exponents, relative, xp)
     return xp.where(smooth, xp.round(top).astype(exponents.dtype), fallback), smooth
 
 
-def _length_exponent(relative: Any, share: Any, exponents: Any, depart: Any, xp: Any) -> Any:
+def _length_exponent(
+    parts: Parts, relative: Any, share: Any, exponents: Any, depart: Any, xp: Any
+) -> Any:
     """Read the length from the last smooth level: disagreement ≈ (h/length)²/6.
 
     Where that disagreement is large and yet smaller than the one before, it is noise, and
-    the length lies anywhere between what it reads and the next level.
+    the length lies anywhere between what it reads and the next level: where the function
+    no longer grows with the step.
     """
     count = exponents.shape[1]
     previous = xp.clip(depart - 1, 0, None)
@@ -194,7 +200,24 @@ def _length_exponent(relative: Any, share: Any, exponents: Any, depart: Any, xp:
     there = _at(exponents, xp.clip(depart, None, count - 1), xp).astype(relative.dtype)
     read = xp.clip(here - 0.5 * xp.log2(6 * disagreement), here, there)
     noisy = (disagreement > _NOISY) & (disagreement < before)
-    return xp.where(noisy, xp.minimum(there, read + _UNKNOWN_LENGTH), read)
+    reach = here + _reach(parts, exponents, previous, xp)
+    read = xp.where(noisy, xp.minimum(there, xp.maximum(read, reach)), read)
+    return xp.minimum(read, here + _LONGEST)
+
+
+def _reach(parts: Parts, exponents: Any, level: Any, xp: Any) -> Any:
+    """Octaves above a level over which the function goes on growing with the step.
+
+    A bounded function stops at its length. One that grows faster than the square of the step
+    does not say where; then the length is taken to lie half a gap higher.
+    """
+    after = xp.clip(level + 1, None, exponents.shape[1] - 1)
+    gap = (_at(exponents, after, xp) - _at(exponents, level, xp)).astype(parts.odd.dtype)
+    varied = _varied(parts, xp)
+    tiny = np.finfo(varied.dtype).tiny
+    low, high = (xp.maximum(_at(varied, k, xp), tiny) for k in (level, after))
+    octaves = xp.log2(high) - xp.log2(low)
+    return xp.where(octaves > 2 * gap + 1, _UNKNOWN_LENGTH, xp.clip(octaves, 0, gap))
 
 
 def _growth_exponent(parts: Parts, exponents: Any, depart: Any, xp: Any) -> Any:
@@ -215,8 +238,13 @@ def _growth_exponent(parts: Parts, exponents: Any, depart: Any, xp: Any) -> Any:
     return xp.where(first == xp.argmax(usable, axis=1), xp.inf, limit)
 
 
-def _variation_exponent(parts: Parts, exponents: Any, xp: Any) -> Any:
-    """Fall back, where noise hides every smooth stretch, on the first clear variation."""
+def _variation_exponent(parts: Parts, exponents: Any, relative: Any, xp: Any) -> Any:
+    """Fall back, where noise hides every smooth stretch, on the first clear variation.
+
+    Or on the last level that agrees at least roughly with the one below: beside much noise
+    the longest steps are the best, and a ladder that begins too high costs rungs of little
+    use.
+    """
     count = exponents.shape[1]
     middle = _first(exponents >= 0, count - 1, xp)
     clear, varied = _clear(parts, xp), _varied(parts, xp)
@@ -226,7 +254,11 @@ def _variation_exponent(parts: Parts, exponents: Any, xp: Any) -> Any:
     last = xp.where(xp.any(clear, axis=1), last, middle)
     level = _first(clear & rising, count, xp)
     level = xp.where(level < count, level, last)
-    return _at(exponents, level, xp) + _ABOVE_CLEAR
+    rough = relative <= _ROUGHLY
+    last = count - 1 - xp.argmax(rough[:, ::-1], axis=1)
+    level = xp.where(xp.any(rough, axis=1), xp.maximum(level, last), level)
+    top = _at(exponents, level, xp) + _reach(parts, exponents, level, xp) + _HEADROOM
+    return xp.round(top).astype(exponents.dtype)
 
 
 def _varied(parts: Parts, xp: Any) -> Any:
