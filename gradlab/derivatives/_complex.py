@@ -60,11 +60,14 @@ def run(
     given: Any,
     xp: Any,
     beside: Any = None,
+    *,
+    asked: bool,
 ) -> tuple[dict[int, Answer], Any]:
     """Differentiate at each row as `_drive.run` does, with one evaluation more.
 
     `evaluate_complex` takes complex points, shape (P, M), to complex values, (P, M, m), and
-    `beside` is what `numpy_beside` gave, if it was asked. Also returns where the imaginary
+    `beside` is what `numpy_beside` gave, if it was called, and `asked` says that the caller
+    wants the complex step and no other. Also returns where the imaginary
     parts contradict real differences, shape (P, m).
     """
     center = center.astype(xp.promote_types(center.dtype, np.float32))
@@ -103,7 +106,9 @@ def run(
     pieces = by_real[1].jumps | (by_real[1].roundings > _PIECES * xp.maximum(noise, 1))
     usable = agree & confirmed & same & ~by_real[1].kink & ~pieces
     contradicted = ~(agree & same) & xp.isfinite(center) & xp.isfinite(by_real[1].error)
-    answers = {o: _better(o, by_step[o], by_real[o], usable, xp) for o in plan.orders}
+    answers = {
+        o: _better(by_step[o], by_real[o], usable, asked and o == 1, xp) for o in plan.orders
+    }
     return answers, contradicted
 
 
@@ -137,19 +142,19 @@ def _compare(
     return agree & xp.isfinite(by_step[1].error), confirmed
 
 
-def _better(order: int, step: Answer, real: Answer, usable: Any, xp: Any) -> Answer:
+def _better(step: Answer, real: Answer, usable: Any, asked: bool, xp: Any) -> Answer:
     """Take the answer of the smaller bar, where both are answers to one question.
 
     The imaginary part at the point itself has no truncation, only the bar that its ladder
-    lends it; it is taken in any case, with the other answer's bar where that is sharper.
+    lends it: if it was `asked` for it is taken in any case, with the other's bar if less.
     """
     gap = abs(step.value - real.value)
-    sharper = usable & (gap <= step.error + real.error)
-    if order == 1:
+    chosen = usable & (gap <= step.error + real.error)
+    if asked:
         step = step._replace(error=xp.minimum(step.error, gap + real.error))
     else:
-        sharper = sharper & (step.error < real.error)
-    fields = (xp.where(sharper, a, b) for a, b in zip(step, real, strict=True))
+        chosen = chosen & (step.error < real.error)
+    fields = (xp.where(chosen, a, b) for a, b in zip(step, real, strict=True))
     return Answer(*fields)
 
 

@@ -312,8 +312,11 @@ def _pointwise(
 
     if not analytic:
         return _drive.run(plan, x, center, many, eps, given, xp), center, None
-    answers, refuted = _complex.run(plan, x, center, many, many, eps, given, xp, beside)
-    return answers, center, refuted if scheme == "complex" else None
+    asked = scheme == "complex"
+    answers, refuted = _complex.run(
+        plan, x, center, many, many, eps, given, xp, beside, asked=asked
+    )
+    return answers, center, refuted if asked else None
 
 
 def _on_coordinates(
@@ -339,8 +342,11 @@ def _on_coordinates(
         beside = off_axis(layout, flat, xp)
         if beside is None:
             return _drive.run(plan, flat, repeated, evaluate, eps, given, xp), center, None
-        answers, refuted = _complex.run(plan, flat, repeated, evaluate, beside, eps, given, xp)
-        return answers, center, refuted if scheme == "complex" else None
+        asked = scheme == "complex"
+        answers, refuted = _complex.run(
+            plan, flat, repeated, evaluate, beside, eps, given, xp, asked=asked
+        )
+        return answers, center, refuted if asked else None
 
     return on_lines(f, analyse, check_scalar if scalar else check_outputs, as_jax=False)
 
