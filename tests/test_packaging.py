@@ -106,3 +106,31 @@ def test_core_dependencies_are_few():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = {re.match(r"[\w-]+", entry)[0] for entry in project["dependencies"]}
     assert names == {"jax", "jaxlib", "optax", "numpy", "matplotlib"}
+
+
+# What `make("newton")` imports is a module of the name that the package gives its function.
+LAZY = """
+import importlib, sys
+import gradlab
+assert "jax" not in sys.modules
+gradlab.make("newton"), gradlab.make("newton_cg")
+loaded = {name for name in sys.modules if name.startswith("gradlab.optimizers.")}
+assert "gradlab.optimizers.quasi_newton" not in loaded
+for package in (gradlab, gradlab.optimizers):
+    assert set(package.__all__) <= set(dir(package))
+    for name in package.__all__:
+        value = getattr(package, name)
+        home = sys.modules.get(f"{package.__name__}.{name}")
+        if home is not None and hasattr(home, name):
+            assert value is getattr(home, name), name
+    try:
+        package.newtn
+    except AttributeError as error:
+        assert "Did you mean 'newton'?" in str(error)
+    else:
+        raise AssertionError
+"""
+
+
+def test_names_are_imported_when_first_used_and_stay_what_they_are():
+    subprocess.run([sys.executable, "-c", LAZY], check=True)
