@@ -146,6 +146,11 @@ def examine(
     length = jnp.asarray(length, dtype)
     length = jnp.where(length > 0, length, 1)
     changes, slopes = _around(value_fn, x, value, grad, seen.direction, length)
+    # Where nothing changes along the direction, as of a variable that does not matter at the
+    # point, no gradient leads anywhere.
+    loud = seen.loud & jnp.any(jnp.maximum(jnp.abs(changes[:2]), jnp.abs(slopes[:2])) > level)
+    decrement = jnp.where(loud, jnp.inf, seen.decrement)
+    seen = seen._replace(loud=loud, decrement=decrement)
     kind = _kind(_Facts(value, grad, seen, level, changes, slopes))
     return Certificate(
         kind=kind,
@@ -188,7 +193,6 @@ def _dense(hvp: Callable[[Params], Params], x: Params, grad: Params) -> _Curvatu
     decrement = jnp.sum(jnp.where(curved & heard, promised, 0))
     lost = jnp.where(~curved & heard, rotated, 0)
     loud = jnp.any(lost != 0)
-    decrement = jnp.where(loud, jnp.inf, decrement)
     bends = _bends(w[0], w)
     along = d * jnp.where(loud & ~bends, vectors @ lost, vectors[:, 0])
     along = along / norm(along)
@@ -347,10 +351,11 @@ def _kind(facts: _Facts) -> Array:
     higher = ~(changes <= level)
     lower = changes < -level - 2 * jnp.abs(slopes)
     down = jnp.any(~jnp.any(higher, axis=1) & (jnp.sum(lower, axis=1) >= 2))
-    # Where the curvature is negative beyond doubt, so does its direction if that holds of
-    # its shorter lengths: farther away the loss may rise again.
+    # Where the curvature is negative beyond doubt, so does its direction if at shorter lengths
+    # the loss falls below its own slope: farther away it may rise again.
     seen, nearby = facts.seen, slice(len(LENGTHS) // 2, None)
-    first = lower[: len(lower) // (1 + DIRECTIONS), nearby]
+    ahead, slope = changes[:2, nearby], slopes[:2, nearby]
+    first = ahead < -level + jnp.minimum(slope, 0)
     down |= seen.bends & jnp.any(jnp.sum(first, axis=1) >= 2)
     promised = jnp.where(jnp.isfinite(seen.decrement), seen.decrement, jnp.inf)
     # Where the model has no minimum: the slope over the longest length looked at.

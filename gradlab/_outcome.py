@@ -16,12 +16,15 @@ from gradlab._stopping import default_gtol
 from gradlab._tree import num_params, select
 from gradlab._typing import Params
 from gradlab.certificate import Certificate, Kind
-from gradlab.optimizers._protocol import last_link, looks_at_rest, vouches
+from gradlab.optimizers._protocol import follows_curvature, last_link, looks_at_rest, vouches
 from gradlab.optimizers._trust_region import NOISY, TrustRegionState
 from gradlab.result import Result, Status
 from gradlab.trace import Trace
 
 __all__ = ["outcome"]
+
+# Roundings of the largest curvature beyond which the least one is known.
+KNOWN = 64
 
 
 def outcome(
@@ -145,7 +148,12 @@ def _examined(
     promising = ((kind == Kind.NOT_STATIONARY) | (kind == Kind.SLOPE) | more) & at_floor
     if problem.gtol is None:  # what was not asked for must hold by itself
         by_gradient = carry.status == Status.CONVERGED_GRADIENT
-        promising = promising | ((kind == Kind.SLOPE) & by_gradient)
+        contradicted = (kind == Kind.SLOPE) | (more & _far(certificate, numbers))
+        if follows_curvature(carry.state) and not vouches(own):
+            # What it believed to be noise is none.
+            quiet = own.decrement <= NOISY * certificate.noise
+            contradicted = contradicted | (quiet & more)
+        promising = promising | (contradicted & by_gradient)
     status = where(promising, Status.STUCK, status)
     # Where no step helps any more although the point is a minimum to within its noise. A
     # method that knows the whole Hessian has judged that already, entry by entry.
@@ -159,6 +167,17 @@ def _examined(
     status = where((kind == Kind.FLAT) & (carry.step == 0), Status.FLAT, status)
     status = where(kind == Kind.UNBOUNDED, Status.UNBOUNDED, status)
     return status.astype(np.int32), certificate
+
+
+def _far(certificate: Certificate, numbers: Numbers) -> Any:
+    """Whether the minimum lies beyond half the digits of the path, by a curvature κ known.
+
+    A decrease that is still promised needs no more than a step of √(2·decrease/κ).
+    """
+    eps = np.finfo(numbers.value.dtype).eps
+    known = certificate.curvature > KNOWN * eps * certificate.stiffness
+    curvature = known * certificate.curvature + (1 - known)
+    return known & (2 * certificate.decrement > eps * numbers.largest_size**2 * curvature)
 
 
 def _told_by_method(carry: engine.Carry, numbers: Numbers, own: Any) -> Certificate:

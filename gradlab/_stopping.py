@@ -184,7 +184,7 @@ def _settled(
     slight = own.decrement <= SLIGHT * jnp.maximum(NOISY * level, old.value - numbers.value)
     quiet = own.decrement <= level
     longest = jnp.maximum(own.remaining, length)
-    nothing = longest <= precision.grad ** (4 / 5) * numbers.largest_size
+    nothing = longest <= min(precision.grad ** (4 / 5), DIGITS) * numbers.largest_size
     nothing &= own.decrement < jnp.inf  # or nobody knows how far it is
     if isinstance(own, TrustRegionState) and not looks_at_rest(own):
         # With the whole Hessian the next step costs one more and doubles the digits, so it is

@@ -207,6 +207,49 @@ def test_runs_that_end_in_a_valley_or_on_a_saddle_claim_no_success(name, scale, 
     assert at_minimum or not result.success
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "scale"),
+    [
+        ("brown_almost_linear", {"n": 10}, 100),
+        ("chebyquad", {"n": 8}, 10),
+        ("osborne_1", {}, 1),
+        ("box_3d", {}, 100),
+    ],
+)
+def test_float32_runs_from_far_claim_no_success_short_of_the_minimum(name, options, scale):
+    # From so far that the first gradient is 10²⁰ times the last, or where the method's own
+    # model promises nothing although the Hessian does.
+    problem = gl.problems.get(name, dtype=jnp.float32, **options)
+    loss, args = problem.loss, problem.args
+    result = gl.minimize(loss, scale * problem.init(), "lbfgs", args=args)
+    exact = gl.problems.get(name, dtype=jnp.float64, **options)
+    value = exact.loss(result.x.astype(jnp.float64), *exact.args)
+    close = abs(value - exact.minimum) <= 1e-5 * max(1, abs(exact.minimum))
+    gradient = jnp.max(jnp.abs(jax.grad(exact.loss)(result.x.astype(jnp.float64), *exact.args)))
+    assert result.x.dtype == jnp.float32
+    assert not result.success or close or gradient <= 1e-5
+
+
+def test_negative_curvature_is_no_minimum_where_the_point_still_slopes():
+    # The slope is nothing beside what the loss does a length away, so the point passes for
+    # stationary; along its slope the loss falls faster than that, as curvature says.
+    def loss(x):
+        return x[0] ** 8 - 0.4 * x[0] ** 2 + 0.07 * x[0] + 40 * x[1] ** 2
+
+    certificate = gl.certify(loss, jnp.zeros(2), length=160.0)
+    assert certificate.kind == Kind.SADDLE
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_variable_that_does_not_matter_at_the_point_promises_nothing(dtype):
+    def loss(x):
+        return (x[0] - 1) ** 2 + 0.3 + 1e-30 * x[1]
+
+    certificate = gl.certify(loss, jnp.array([1.0, 60.0], dtype))
+    assert certificate.kind in (Kind.MINIMUM, Kind.AT_NOISE)
+    assert certificate.decrement <= certificate.noise
+
+
 def test_negative_curvature_beyond_doubt_is_a_saddle_though_far_away_all_rises():
     certificate = gl.certify(lambda x: x[0] ** 4 - 1e-3 * x[0] ** 2 + x[1] ** 2, jnp.zeros(2))
     assert certificate.kind == Kind.SADDLE
