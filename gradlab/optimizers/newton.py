@@ -169,10 +169,9 @@ def saddle_free_newton(*, noise: Number | None = None) -> optax.GradientTransfor
 def damped_newton(*, noise: Number | None = None) -> optax.GradientTransformationExtraArgs:
     r"""Newton's method with a line search, its Hessian's eigenvalues made positive.
 
-    The textbook's globalisation, along $-\max(|H|, \delta)^{-1} g$: the eigenvalues are made
-    positive, at least $\delta = \sqrt{eps}\, \|H\|$, and the step is shortened until the loss
-    falls by $10^{-4}$ of what its slope promises (Armijo). Every step begins with the whole
-    length.
+    The textbook's globalisation: positive eigenvalues stay, others count as $|\lambda|$, at
+    least $\delta = \sqrt{eps}\, \|H\|$, and the step is shortened until the loss falls by
+    $10^{-4}$ of what its slope promises (Armijo). Every step begins with the whole length.
 
     Cost and protocol as `newton`, whose notes apply.
 
@@ -307,7 +306,9 @@ def _along_modified(spectrum: Spectrum, fraction: Array) -> Offered:
     least = jnp.finfo(w.dtype).eps ** 0.5 * size
     norm = _norm(g)
     flat = norm / spectrum.natural
-    curvature = jnp.where(size > 0, jnp.maximum(jnp.abs(w), least), flat)
+    # Positive curvatures stay what they are, for a change of variables must not matter.
+    floored = jnp.where(w > rounding_of(w), w, jnp.maximum(jnp.abs(w), least))
+    curvature = jnp.where(size > 0, floored, flat)
     p = -fraction * g / jnp.where(curvature > 0, curvature, 1)
     return Offered(p, -jnp.sum(g * p), fraction < 1, fraction)
 
