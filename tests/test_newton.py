@@ -295,3 +295,22 @@ def test_a_far_start_lowers_no_demand_on_a_minimum_in_float32(name):
     result = gl.minimize(problem.loss, 100 * problem.init(), "newton", args=problem.args)
     assert result.success, result.message
     assert result.fun - problem.minimum <= 1e-9
+
+
+@pytest.mark.parametrize(("dtype", "spread"), [(jnp.float64, 1e10), (jnp.float32, 1e5)])
+def test_variables_of_very_different_units_are_all_brought_to_their_digits(dtype, spread):
+    # Curvatures differ by the square of that: the least eigenvalue is lost in the rounding of
+    # the largest, though H with its diagonal scaled to one has eigenvalues from 0.6 to 2.2.
+    coupling = jnp.array([[1.0, 0.3, 0.2], [0.3, 1.0, 0.4], [0.2, 0.4, 1.5]], dtype)
+    unit = jnp.array([1 / spread, 1.0, spread], dtype)
+    answer = jnp.array([1.0, -2.0, 3.0], dtype)
+
+    def loss(x):
+        y = x / unit - answer
+        return 0.5 * y @ coupling @ y + 0.1 * jnp.sum(y**4) + 1
+
+    result = gl.minimize(loss, unit * jnp.array([2.0, 0.0, 2.0], dtype), "newton")
+    assert result.success
+    assert result.nit <= 8
+    eps = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(result.x / unit, answer, rtol=0, atol=eps**0.6)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
+from jax.scipy.linalg import cho_solve
 
 from gradlab._tree import select, working_dtype
 from gradlab._typing import Array, Number, Params
@@ -37,6 +38,8 @@ class Spectrum(NamedTuple):
         eigenvectors: One a column.
         grad: Gradient in this basis.
         followed: Eigenvalues as a step takes them, see `_without_flat`.
+        whole: The Newton step, NaN unless H is positive definite whatever the variables' units.
+        solve: From g to $H^{-1} g$, outside the eigenbasis; NaN as `whole`.
         natural: Length of a step with the units of x, where no region is known yet.
         rounding: From |x| to what rounding the point changes in each gradient entry,
             eps·|H||x|.
@@ -46,6 +49,8 @@ class Spectrum(NamedTuple):
     eigenvectors: Array
     grad: Array
     followed: Array
+    whole: Array
+    solve: Callable[[Array], Array]
     natural: Array
     rounding: Callable[[Array], Array]
 
@@ -149,12 +154,37 @@ def _decompose(
     # A Hessian that is not finite (a kink, an overflow) leaves the gradient alone to go by.
     hessian = jnp.where(jnp.isfinite(jnp.sum(jnp.abs(hessian))), hessian, 0)
     eigenvalues, vectors = jnp.linalg.eigh(hessian)
-    rotated = jnp.matmul(grad.astype(x.dtype), vectors, precision=jax.lax.Precision.HIGHEST)
-    followed, g = _without_flat(eigenvalues, rotated)
+    solve = _solver(hessian)
+    grad = grad.astype(x.dtype)
+    rotated, whole = jnp.matmul(
+        jnp.stack([grad, -solve(grad)]), vectors, precision=jax.lax.Precision.HIGHEST
+    )
+    followed, g = _without_flat(eigenvalues, rotated, known=jnp.isfinite(jnp.sum(whole)))
     natural = _natural_length(followed, g, x)
     eps = max(eps_of(leaf.dtype) for leaf in jax.tree.leaves(params))
     sizes = eps * jnp.abs(hessian)
-    return Spectrum(eigenvalues, vectors, g, followed, natural, lambda size: sizes @ size)
+    return Spectrum(
+        eigenvalues, vectors, g, followed, whole, solve, natural, lambda size: sizes @ size
+    )
+
+
+def _solver(hessian: Array) -> Callable[[Array], Array]:
+    """Build the map from g to H⁻¹g by Cholesky's factors of H with its diagonal scaled to 1.
+
+    Variables whose units differ by many orders make an eigenvalue vanish in the rounding of
+    the largest, though H is positive definite for any units: then these factors tell. The
+    scaling is within a factor n of the best there is (van der Sluis 1969).
+    """
+    n, eps = len(hessian), jnp.finfo(hessian.dtype).eps
+    diagonal = jnp.diagonal(hessian)
+    d = jnp.where(diagonal > 0, diagonal, 1) ** -0.5
+    factor = jnp.linalg.cholesky(hessian * d[:, None] * d[None])
+    definite = jnp.min(jnp.diagonal(factor)) ** 2 > n * eps  # NaN compares false
+
+    def solve(g: Array) -> Array:
+        return jnp.where(definite, d * cho_solve((factor, True), d * g), jnp.nan)
+
+    return solve
 
 
 def _model(spectrum: Spectrum, size: Array) -> tr.Model:
@@ -193,12 +223,18 @@ def _what_remains(spectrum: Spectrum, params: Params, grad: Params) -> tr.Remain
     decrement = jnp.where(negative, jnp.inf, jnp.sum(promised))
     length = jnp.sqrt(jnp.sum(step**2))
     length = jnp.where(negative | jnp.any(loud), jnp.inf, length)
+    newton = spectrum.solve(g)
+    known = jnp.isfinite(jnp.sum(newton))
+    decrement = jnp.where(known, 0.5 * jnp.sum(g * newton), decrement)
+    length = jnp.where(known, jnp.sqrt(jnp.sum(newton**2)), length)
     loudness = jnp.max(jnp.where(g == 0, 0, jnp.abs(g) / rounding))
     return tr.Remains(decrement, length, loudness)
 
 
-def _without_flat(eigenvalues: Array, grad: Array) -> tuple[Array, Array]:
+def _without_flat(eigenvalues: Array, grad: Array, *, known: Array) -> tuple[Array, Array]:
     """Leave directions alone along which neither curvature nor gradient says anything.
+
+    Unless H is `known` to be positive definite.
 
     A loss that does not depend on some combination of its variables has an eigenvalue and
     a gradient entry of rounding there; the step of least length does not move along it.
@@ -209,7 +245,7 @@ def _without_flat(eigenvalues: Array, grad: Array) -> tuple[Array, Array]:
     noise = eigenvalues.size * jnp.finfo(grad.dtype).eps * largest
     # All or none: with one direction to follow, the region is needed anyway.
     silent = jnp.all(jnp.where(flat, jnp.abs(grad) <= noise, True)) & (largest > 0)
-    leave = flat & silent
+    leave = flat & silent & ~known
     size = largest_curvature(eigenvalues)
     return jnp.where(leave, size, eigenvalues), jnp.where(leave, 0, grad)
 

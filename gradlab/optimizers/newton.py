@@ -221,14 +221,23 @@ def pure_newton() -> optax.GradientTransformationExtraArgs:
 def _region(spectrum: Spectrum, radius: Array) -> Array:
     """Make an infinite region finite where the model has no minimum."""
     bounded = jnp.isfinite(radius) | is_positive_definite(spectrum.followed)
+    bounded |= jnp.isfinite(_norm(spectrum.whole))
     return jnp.where(bounded, radius, spectrum.natural)
 
 
 def _within_region(spectrum: Spectrum, radius: Array) -> Offered:
-    """Offer the model's minimiser within the region."""
-    w, g = spectrum.followed, spectrum.grad
+    """Offer the model's minimiser within the region.
+
+    Where the least eigenvalue is lost in the rounding of the largest, but not the Newton step,
+    that is the minimiser if the region holds it.
+    """
+    w, g, whole = spectrum.followed, spectrum.grad, spectrum.whole
     p, binding = solve_subproblem(w, g, radius)
-    return Offered(p, predicted_by(w, g, p), binding, _norm(p))
+    predicted = predicted_by(w, g, p)
+    inside = ~is_positive_definite(w) & (_norm(whole) <= radius)
+    p = jnp.where(inside, whole, p)
+    predicted = jnp.where(inside, -0.5 * jnp.sum(g * whole), predicted)
+    return Offered(p, predicted, binding & ~inside, _norm(p))
 
 
 def _weight(spectrum: Spectrum, size: Array) -> Array:
