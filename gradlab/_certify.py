@@ -109,16 +109,18 @@ def certify(
 class _Curvature(NamedTuple):
     """What second derivatives say of a point.
 
-    The least curvature and the largest absolute one; the decrease that the model promises;
-    whether the gradient is above its rounding where the curvature is lost in it, so that
-    nobody knows how far it leads; the direction to look along, of that gradient if so and of
-    the least curvature if not; whether that is negative beyond doubt; and the products taken.
+    The least curvature and the largest absolute one; the decrease that the model promises, and
+    the length of the step to it; whether the gradient is above its rounding where the
+    curvature is lost in it, so that nobody knows how far it leads; the direction to look
+    along, of that gradient if so and of the least curvature if not; whether that is negative
+    beyond doubt; and the products taken.
     """
 
     least: Array
     size: Array
     direction: Params
     decrement: Array
+    distance: Array
     loud: Array
     bends: Array
     products: Array
@@ -140,7 +142,8 @@ def examine(
     else:
         value, grad = jax.value_and_grad(value_fn)(x)
         unknown, no = jnp.full((), jnp.nan, dtype), jnp.zeros((), bool)
-        seen = _Curvature(unknown, unknown, grad, unknown, no, no, jnp.zeros((), jnp.int32))
+        none = jnp.zeros((), jnp.int32)
+        seen = _Curvature(unknown, unknown, grad, unknown, unknown, no, no, none)
     value = value.astype(dtype)
     level = noise_level(value, value, noise)
     length = jnp.asarray(length, dtype)
@@ -149,7 +152,9 @@ def examine(
     # Where nothing changes along the direction, as of a variable that does not matter at the
     # point, no gradient leads anywhere.
     loud = seen.loud & jnp.any(jnp.maximum(jnp.abs(changes[:2]), jnp.abs(slopes[:2])) > level)
-    decrement = jnp.where(loud, jnp.inf, seen.decrement)
+    decrement, distance = (
+        jnp.where(loud, jnp.inf, told) for told in (seen.decrement, seen.distance)
+    )
     seen = seen._replace(loud=loud, decrement=decrement)
     kind = _kind(_Facts(value, grad, seen, level, changes, slopes))
     return Certificate(
@@ -163,6 +168,7 @@ def examine(
         lowest=jnp.min(changes),
         nfev=jnp.asarray(1 + changes.size, jnp.int32),
         nhvp=jnp.asarray(seen.products, jnp.int32),
+        distance=distance,
     )
 
 
@@ -189,8 +195,8 @@ def _dense(hvp: Callable[[Params], Params], x: Params, grad: Params) -> _Curvatu
     rotated = jnp.matmul(d * g, vectors, precision=jax.lax.Precision.HIGHEST)
     heard = jnp.abs(rotated) > FLOOR * (rounding @ jnp.abs(vectors))
     curved = w > rounding_of(w)
-    promised = 0.5 * rotated**2 / jnp.where(curved, w, 1)
-    decrement = jnp.sum(jnp.where(curved & heard, promised, 0))
+    step = jnp.where(curved & heard, rotated / jnp.where(curved, w, 1), 0)
+    decrement = 0.5 * jnp.sum(rotated * step)
     lost = jnp.where(~curved & heard, rotated, 0)
     loud = jnp.any(lost != 0)
     bends = _bends(w[0], w)
@@ -201,6 +207,7 @@ def _dense(hvp: Callable[[Params], Params], x: Params, grad: Params) -> _Curvatu
         jnp.max(jnp.abs(plain)),
         jax.tree.map(lambda v: v.astype(dtype), unravel(along.astype(point.dtype))),
         jnp.where(finite, decrement, jnp.nan),
+        norm(d * (vectors @ step)),
         loud & finite,
         bends,
         jnp.asarray(n, jnp.int32),
@@ -237,7 +244,8 @@ def _krylov(hvp: Callable[[Params], Params], x: Params, grad: Params) -> _Curvat
         hvp, x, grad, state._replace(model=told), budget, jnp.zeros((), bool)
     )
     no, bends = jnp.zeros((), bool), _bends(least, size)
-    return _Curvature(least, size, direction, path.decrement, no, bends, path.products + steps)
+    products = path.products + steps
+    return _Curvature(least, size, direction, path.decrement, path.length, no, bends, products)
 
 
 def _lanczos(hvp: Callable[[Params], Params], x: Params) -> tuple[Array, Array, Params, int]:

@@ -16,15 +16,12 @@ from gradlab._stopping import default_gtol
 from gradlab._tree import num_params, select
 from gradlab._typing import Params
 from gradlab.certificate import Certificate, Kind
-from gradlab.optimizers._protocol import follows_curvature, last_link, looks_at_rest, vouches
+from gradlab.optimizers._protocol import last_link, looks_at_rest, vouches
 from gradlab.optimizers._trust_region import NOISY, TrustRegionState
 from gradlab.result import Result, Status
 from gradlab.trace import Trace
 
 __all__ = ["outcome"]
-
-# Roundings of the largest curvature beyond which the least one is known.
-KNOWN = 64
 
 
 def outcome(
@@ -149,10 +146,6 @@ def _examined(
     if problem.gtol is None:  # what was not asked for must hold by itself
         by_gradient = carry.status == Status.CONVERGED_GRADIENT
         contradicted = (kind == Kind.SLOPE) | (more & _far(certificate, numbers))
-        if follows_curvature(carry.state) and not vouches(own):
-            # What it believed to be noise is none.
-            quiet = own.decrement <= NOISY * certificate.noise
-            contradicted = contradicted | (quiet & more)
         promising = promising | (contradicted & by_gradient)
     status = where(promising, Status.STUCK, status)
     # Where no step helps any more although the point is a minimum to within its noise. A
@@ -170,14 +163,12 @@ def _examined(
 
 
 def _far(certificate: Certificate, numbers: Numbers) -> Any:
-    """Whether the minimum lies beyond half the digits of the path, by a curvature κ known.
+    """Whether the Newton step is longer than half the digits of the path leave unknown.
 
-    A decrease that is still promised needs no more than a step of √(2·decrease/κ).
+    Minima without curvature, which nothing but the path can measure, are nearer by then.
     """
-    eps = np.finfo(numbers.value.dtype).eps
-    known = certificate.curvature > KNOWN * eps * certificate.stiffness
-    curvature = known * certificate.curvature + (1 - known)
-    return known & (2 * certificate.decrement > eps * numbers.largest_size**2 * curvature)
+    half = np.finfo(numbers.value.dtype).eps ** 0.5 * numbers.largest_size
+    return (certificate.distance > half) & (certificate.distance < np.inf)
 
 
 def _told_by_method(carry: engine.Carry, numbers: Numbers, own: Any) -> Certificate:
@@ -200,6 +191,7 @@ def _told_by_method(carry: engine.Carry, numbers: Numbers, own: Any) -> Certific
         lowest=nan,
         nfev=none,
         nhvp=none,
+        distance=own.remaining.astype(dtype) if known else nan,
     )
 
 

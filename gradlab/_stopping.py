@@ -37,7 +37,7 @@ DEPTH = 3 / 8
 # does not creep along a valley, where each step gains as much as the one before.
 SLIGHT = 1e-4
 # Relative error of each variable that is left where another Newton step would gain nothing
-# in the loss. In float32 it is eight times the rounding.
+# in the loss. In float32 it is eight times the rounding; in float64 half the digits are less.
 DIGITS = 1e-6
 # Factor within which gradients follow the law of a minimum without curvature.
 FALLEN = 10
@@ -193,8 +193,10 @@ def _settled(
             own.remaining / where(numbers.size > 0, numbers.size, 1),
             own.loudness * precision.params,
         )
+        # Of the variable that has the fewest.
+        least = jnp.maximum(inexact, own.inexact)
         improving = ~own.failed & (numbers.grad_norm <= 0.5 * old.grad_norm)
-        quiet &= ~improving | (inexact <= DIGITS)
+        quiet &= ~improving | (least <= min(precision.grad ** (1 / 2), DIGITS))
         short = slight & (inexact <= min(precision.grad ** (2 / 3), DIGITS))
         # A gradient without curvature falls with the square of the distance and faster. A path
         # that led far away and back to a valley makes steps small, but not the gradient.

@@ -60,6 +60,8 @@ class Certificate(NamedTuple):
         lowest: Lowest value met around the point, less the value there.
         nfev: Losses evaluated.
         nhvp: Hessian-vector products evaluated.
+        distance: Length of the Newton step, in which that decrease lies; inf where it has no
+            minimum.
     """
 
     kind: Array
@@ -72,6 +74,7 @@ class Certificate(NamedTuple):
     lowest: Array
     nfev: Array
     nhvp: Array
+    distance: Array
 
     @property
     def is_minimum(self) -> Any:

@@ -210,7 +210,6 @@ def test_runs_that_end_in_a_valley_or_on_a_saddle_claim_no_success(name, scale, 
 @pytest.mark.parametrize(
     ("name", "options", "scale"),
     [
-        ("brown_almost_linear", {"n": 10}, 100),
         ("chebyquad", {"n": 8}, 10),
         ("osborne_1", {}, 1),
         ("box_3d", {}, 100),

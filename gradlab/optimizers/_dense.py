@@ -228,7 +228,8 @@ def _what_remains(spectrum: Spectrum, params: Params, grad: Params) -> tr.Remain
     decrement = jnp.where(known, 0.5 * jnp.sum(g * newton), decrement)
     length = jnp.where(known, jnp.sqrt(jnp.sum(newton**2)), length)
     loudness = jnp.max(jnp.where(g == 0, 0, jnp.abs(g) / rounding))
-    return tr.Remains(decrement, length, loudness)
+    share = jnp.where(newton == 0, 0, jnp.abs(newton) / jnp.abs(x))
+    return tr.Remains(decrement, length, loudness, jnp.where(known, jnp.max(share), 0))
 
 
 def _without_flat(eigenvalues: Array, grad: Array, *, known: Array) -> tuple[Array, Array]:

@@ -104,6 +104,11 @@ class TrustRegionState(NamedTuple):
         """Gradient at the point reached over what rounding the point makes of it."""
         return self.model[..., 6]
 
+    @property
+    def inexact(self) -> AnyArray:
+        """Largest share of a variable that the Newton step would change; 0 if unknown."""
+        return self.model[..., 7]
+
 
 class MatrixFreeState(TrustRegionState):
     """The same, of a method that sees curvature only where its gradient leads.
@@ -122,7 +127,7 @@ def initial_state(
     inf = jnp.full((), jnp.inf, dtype)
     none = jnp.zeros((), jnp.int32)
     grad = jax.tree.map(jnp.zeros_like, params)
-    model = jnp.array([0, jnp.inf, 0, 0, 0, jnp.inf, jnp.inf], dtype)
+    model = jnp.array([0, jnp.inf, 0, 0, 0, jnp.inf, jnp.inf, 0], dtype)
     no = jnp.zeros((), bool)
     return kind(none, inf, grad, inf, model, no, jnp.zeros(4, jnp.int32))
 
@@ -241,6 +246,7 @@ class Remains(NamedTuple):
     decrement: Array
     length: Array
     loudness: Array
+    inexact: Array | float = 0.0
 
 
 def search(
@@ -347,7 +353,7 @@ def conclude(
     ok, dtype = trial.accepted, state.value.dtype
     told = jnp.stack([
         trial.ratio, remains.decrement, model.curvature, model.start_norm, model.stiffness,
-        remains.length, remains.loudness,
+        remains.length, remains.loudness, jnp.asarray(remains.inexact, dtype),
     ])  # fmt: skip
     updates = jax.tree.map(lambda u: where(ok, u, jnp.zeros_like(u)), trial.updates)
     return updates, type(state)(
