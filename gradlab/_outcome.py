@@ -16,7 +16,7 @@ from gradlab._stopping import default_gtol
 from gradlab._tree import num_params, select
 from gradlab._typing import Params
 from gradlab.certificate import Certificate, Kind
-from gradlab.optimizers._protocol import last_link, looks_at_rest, vouches
+from gradlab.optimizers._protocol import follows_curvature, last_link, looks_at_rest, vouches
 from gradlab.optimizers._trust_region import NOISY, TrustRegionState
 from gradlab.result import Result, Status
 from gradlab.trace import Trace
@@ -145,7 +145,9 @@ def _examined(
     promising = ((kind == Kind.NOT_STATIONARY) | (kind == Kind.SLOPE) | more) & at_floor
     if problem.gtol is None:  # what was not asked for must hold by itself
         by_gradient = carry.status == Status.CONVERGED_GRADIENT
-        contradicted = (kind == Kind.SLOPE) | (more & _far(certificate, numbers))
+        contradicted = kind == Kind.SLOPE
+        if follows_curvature(carry.state):  # else the gradient alone was asked
+            contradicted = contradicted | (more & _far(certificate, numbers))
         promising = promising | (contradicted & by_gradient)
     status = where(promising, Status.STUCK, status)
     # Where no step helps any more although the point is a minimum to within its noise. A
