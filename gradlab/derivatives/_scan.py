@@ -42,8 +42,8 @@ _AGREED = 0.5
 # A stretch that varies by less than this many roundings of f may lie between two roundings
 # of its parts, as a cancelling formula does; a larger one above it speaks for the function.
 _BETWEEN, _LARGER = 2.0**14, 16.0
-# Octaves above the last smooth level at most: the ladder must reach down to that level, and
-# four rungs below it, whatever comes above.
+# Octaves above the last smooth level at most: the ladder must reach down to that level, and to
+# five rungs below it, whatever comes above.
 _LONGEST = 7
 # Octaves added to a length of which noise leaves only a lower bound: half a scan's gap.
 _UNKNOWN_LENGTH = 4

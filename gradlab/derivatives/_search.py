@@ -15,7 +15,7 @@ __all__ = ["OCTAVES", "Found", "flat_rows", "search"]
 # Powers of two from the highest rung of a ladder to the lowest: the doubt about the length
 # (half a gap of the scan), the length of a good run (5 or 6), and rungs below it where the
 # noise shows.
-OCTAVES = 12
+OCTAVES = 13
 # One-sided ladders are used where they reach beyond the central one by this many gaps of
 # the scan: a length is not known any better.
 _ONE_SIDED_GAIN = 2
