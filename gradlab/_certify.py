@@ -152,10 +152,11 @@ def examine(
     # Where nothing changes along the direction, as of a variable that does not matter at the
     # point, no gradient leads anywhere.
     loud = seen.loud & jnp.any(jnp.maximum(jnp.abs(changes[:2]), jnp.abs(slopes[:2])) > level)
-    decrement, distance = (
-        jnp.where(loud, jnp.inf, told) for told in (seen.decrement, seen.distance)
+    seen = seen._replace(
+        loud=loud,
+        decrement=jnp.where(loud, jnp.inf, seen.decrement),
+        distance=jnp.where(loud, jnp.inf, seen.distance),
     )
-    seen = seen._replace(loud=loud, decrement=decrement)
     kind = _kind(_Facts(value, grad, seen, level, changes, slopes))
     return Certificate(
         kind=kind,
@@ -168,7 +169,7 @@ def examine(
         lowest=jnp.min(changes),
         nfev=jnp.asarray(1 + changes.size, jnp.int32),
         nhvp=jnp.asarray(seen.products, jnp.int32),
-        distance=distance,
+        distance=seen.distance,
     )
 
 

@@ -73,11 +73,13 @@ def methods() -> dict[str, Entry]:
     for path, module in modules.items():
         for table in _tables(module, _METHOD_TABLES):
             for key, value in zip(table.keys, table.values, strict=True):
-                # A factory, or the module of the one of that name; then its default rate.
-                if isinstance(key, ast.Constant) and isinstance(value, ast.Tuple):
-                    text, name = ast.unparse(value.elts[0]), str(key.value)
-                    summary = ours.get(name) or ours.get(text, text)
-                    found.append(Entry(name, summary, path))
+                # A pair of a factory and its default rate; of our own the rate alone.
+                if isinstance(key, ast.Constant):
+                    name = str(key.value)
+                    factory = (
+                        ast.unparse(value.elts[0]) if isinstance(value, ast.Tuple) else name
+                    )
+                    found.append(Entry(name, ours.get(factory, factory), path))
     return {entry.name: entry for entry in sorted(found)}
 
 

@@ -34,8 +34,10 @@ class _LazyPackage(types.ModuleType):
 
             hint = nearest(name, self.__all__)
             raise AttributeError(f"{self.__name__} has no attribute {name!r}.{hint}")
-        module = importlib.import_module(self._homes[name])
-        value = getattr(module, name, module)
+        home = self._homes[name]
+        module = importlib.import_module(home)
+        itself = home.endswith(f".{name}") and not hasattr(module, name)
+        value = module if itself else getattr(module, name)
         setattr(self, name, value)
         return value
 

@@ -446,7 +446,7 @@ def test_gradient_and_jacobian_take_the_complex_step(library):
         error = abs(np.asarray(estimate.value[key]) - truth)
         assert np.all(error <= np.asarray(estimate.error[key]) + 4e-16 * abs(truth))
         assert np.all(error <= 1e-14 * abs(truth))
-    jacobian = adaptive.jacobian(lambda v: library.tanh(v) * v[0], scheme="complex")(x["a"])
+    jacobian = adaptive.jacobian(lambda v: library.tanh(v) * v[0], scheme="auto")(x["a"])
     truth = np.diag(a[0] / np.cosh(a) ** 2)
     truth[:, 0] += np.tanh(a)
     error = abs(np.asarray(jacobian.value) - truth)

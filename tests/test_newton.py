@@ -300,7 +300,7 @@ def test_a_far_start_lowers_no_demand_on_a_minimum_in_float32(name):
 @pytest.mark.parametrize(("dtype", "spread"), [(jnp.float64, 1e10), (jnp.float32, 1e5)])
 def test_variables_of_very_different_units_are_all_brought_to_their_digits(dtype, spread):
     # Curvatures differ by the square of that: the least eigenvalue is lost in the rounding of
-    # the largest, though H with its diagonal scaled to one has eigenvalues from 0.6 to 2.2.
+    # the largest, though H with its diagonal scaled to one is well conditioned.
     coupling = jnp.array([[1.0, 0.3, 0.2], [0.3, 1.0, 0.4], [0.2, 0.4, 1.5]], dtype)
     unit = jnp.array([1 / spread, 1.0, spread], dtype)
     answer = jnp.array([1.0, -2.0, 3.0], dtype)
@@ -314,6 +314,21 @@ def test_variables_of_very_different_units_are_all_brought_to_their_digits(dtype
     assert result.nit <= 8
     eps = float(jnp.finfo(dtype).eps)
     np.testing.assert_allclose(result.x / unit, answer, rtol=0, atol=eps**0.6)
+
+
+def test_a_gradient_that_is_silent_beside_the_largest_still_has_its_slope():
+    # Only the softest of three variables is off, by one of its units of 10¹⁰: along it the
+    # gradient is 10⁻²⁰ of the others. Of a quadratic the model says all.
+    coupling = jnp.array([[1.0, 0.3, 0.2], [0.3, 1.0, 0.4], [0.2, 0.4, 1.5]])
+    unit = jnp.array([1e-10, 1.0, 1e10])
+
+    def loss(x):
+        y = x / unit - 1
+        return 0.5 * y @ coupling @ y
+
+    result = gl.minimize(loss, unit * jnp.array([1.0, 1.0, 2.0]), "newton", max_steps=1)
+    assert_close(result.state.ratio, 1.0, factor=1e6)
+    np.testing.assert_allclose(result.x / unit, 1, rtol=1e-8)
 
 
 @pytest.mark.parametrize(("name", "start"), [("roszman1", 2), ("mgh10", 2), ("bennett5", 1)])

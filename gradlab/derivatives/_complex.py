@@ -45,6 +45,9 @@ _POWER = 0.1
 # Noise of f this many times that of f', each in roundings, is no rounding: what cancels in
 # a formula cancels in its derivative.
 _PIECES = 8.0
+# Samples on each side that tell f'(x) once more: what four miss falls as h⁸. That is one
+# draw of the noise, which is this small a share of its size by chance once in forty times.
+_NEAREST, _BY_CHANCE = 4, 2.0**-5
 # The bar of f'(x) itself, in noise levels of the ladder of f'.
 _WIDTH = 3.0
 
@@ -106,8 +109,10 @@ def run(
     pieces = by_real[1].jumps | (by_real[1].roundings > _PIECES * xp.maximum(noise, 1))
     usable = agree & confirmed & same & ~by_real[1].kink & ~pieces
     contradicted = ~(agree & same) & xp.isfinite(center) & xp.isfinite(by_real[1].error)
+    unexplained = _unexplained(plan, slope, slope_here, found.side, xp)
+    exact = asked | (unexplained < _BY_CHANCE * by_real[1].error)
     answers = {
-        o: _better(by_step[o], by_real[o], usable, asked and o == 1, xp) for o in plan.orders
+        o: _better(by_step[o], by_real[o], usable, exact & (o == 1), xp) for o in plan.orders
     }
     return answers, contradicted
 
@@ -142,18 +147,31 @@ def _compare(
     return agree & xp.isfinite(by_step[1].error), confirmed
 
 
-def _better(step: Answer, real: Answer, usable: Any, asked: bool, xp: Any) -> Answer:
+def _unexplained(plan: Plan, slope: Any, here: Any, side: Any, xp: Any) -> Any:
+    """How far f'(x) is from what its nearest samples on both sides say, shape (P, m)."""
+    right, left = slope[:, : plan.rungs], slope[:, plan.rungs :]
+    even = (right / 2 + left / 2)[:, -_NEAREST:]
+    squares = plan.nodes[-_NEAREST:] ** 2
+    # Lagrange's weights at h = 0 of a polynomial in h².
+    weights = [np.prod(others / (others - q)) for q, others in _each_beside(squares)]
+    said = xp.einsum("j,pjm->pm", xp.asarray(np.array(weights), even.dtype), even)
+    return xp.where((side == 0)[:, None], abs(said - here), xp.inf)
+
+
+def _each_beside(values: np.ndarray) -> list[tuple[float, np.ndarray]]:
+    return [(value, np.delete(values, k)) for k, value in enumerate(values)]
+
+
+def _better(step: Answer, real: Answer, usable: Any, exact: Any, xp: Any) -> Answer:
     """Take the answer of the smaller bar, where both are answers to one question.
 
     The imaginary part at the point itself has no truncation, only the bar that its ladder
-    lends it: if it was `asked` for it is taken in any case, with the other's bar if less.
+    lends it: where it is `exact` it is taken in any case, with the other's bar if less.
     """
     gap = abs(step.value - real.value)
-    chosen = usable & (gap <= step.error + real.error)
-    if asked:
-        step = step._replace(error=xp.minimum(step.error, gap + real.error))
-    else:
-        chosen = chosen & (step.error < real.error)
+    chosen = usable & (gap <= step.error + real.error) & (exact | (step.error < real.error))
+    least = xp.minimum(step.error, gap + real.error)
+    step = step._replace(error=xp.where(exact, least, step.error))
     fields = (xp.where(chosen, a, b) for a, b in zip(step, real, strict=True))
     return Answer(*fields)
 

@@ -16,7 +16,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import cho_solve
 
-from gradlab._tree import select, working_dtype
+from gradlab._tree import norm, select, working_dtype
 from gradlab._typing import Array, Number, Params
 from gradlab.derivatives._leaves import eps_of
 from gradlab.derivatives.autodiff import flat_hessian
@@ -226,7 +226,7 @@ def _what_remains(spectrum: Spectrum, params: Params, grad: Params) -> tr.Remain
     newton = spectrum.solve(g)
     known = jnp.isfinite(jnp.sum(newton))
     decrement = jnp.where(known, 0.5 * jnp.sum(g * newton), decrement)
-    length = jnp.where(known, jnp.sqrt(jnp.sum(newton**2)), length)
+    length = jnp.where(known, norm(newton), length)
     loudness = jnp.max(jnp.where(g == 0, 0, jnp.abs(g) / rounding))
     share = jnp.where(newton == 0, 0, jnp.abs(newton) / jnp.abs(x))
     return tr.Remains(decrement, length, loudness, jnp.where(known, jnp.max(share), 0))

@@ -240,7 +240,8 @@ class Trial(NamedTuple):
 class Remains(NamedTuple):
     """What the model says of the point reached; see the state's properties.
 
-    `decrement` is the reduction still predicted, `length` that of the Newton step there.
+    `decrement` is the reduction still predicted, `length` that of the Newton step there;
+    a method without the whole Hessian does not know `inexact`.
     """
 
     decrement: Array

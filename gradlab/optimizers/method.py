@@ -20,22 +20,22 @@ from gradlab.optimizers import first_order
 
 __all__ = ["Method", "as_method", "check_learning_rate", "make", "methods"]
 
-# Gradlab's own by name -> (module, imported when asked for; default learning rate).
-_OWN: Mapping[str, tuple[str, float | None]] = MappingProxyType(
+# Gradlab's own, which the package imports when asked for -> default learning rate.
+_OWN: Mapping[str, float | None] = MappingProxyType(
     {
-        "adahessian": ("diagonal", 1e-1),
-        "barzilai_borwein": ("nonlinear_cg", None),
-        "bfgs": ("quasi_newton", None),
-        "cubic_newton": ("newton", None),
-        "damped_newton": ("newton", None),
-        "lbfgs": ("quasi_newton", None),
-        "newton": ("newton", None),
-        "newton_cg": ("newton_cg", None),
-        "nonlinear_cg": ("nonlinear_cg", None),
-        "pure_newton": ("newton", None),
-        "regularized_newton": ("newton", None),
-        "saddle_free_newton": ("newton", None),
-        "sophia": ("diagonal", 1e-3),
+        "adahessian": 1e-1,
+        "barzilai_borwein": None,
+        "bfgs": None,
+        "cubic_newton": None,
+        "damped_newton": None,
+        "lbfgs": None,
+        "newton": None,
+        "newton_cg": None,
+        "nonlinear_cg": None,
+        "pure_newton": None,
+        "regularized_newton": None,
+        "saddle_free_newton": None,
+        "sophia": 1e-3,
     }
 )
 
@@ -121,8 +121,7 @@ def make(name: str, **options: Any) -> Method:
     """
     check_choice("method", name, methods())
     if name in _OWN:
-        module, rate = _OWN[name]
-        factory = getattr(importlib.import_module(f"gradlab.optimizers.{module}"), name)
+        factory, rate = getattr(importlib.import_module("gradlab.optimizers"), name), _OWN[name]
     else:
         factory, rate = first_order.FACTORIES[name]
     _check_options(name, factory, options, rate)
