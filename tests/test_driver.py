@@ -1,5 +1,8 @@
 """The driver between Python and the compiled loop: nothing compiles twice."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,3 +55,22 @@ def test_within_a_trace_nothing_need_be_traced():
     gl.minimize(loss, jnp.ones(2), "newton")  # its code is in the cache now
     np.testing.assert_allclose(jax.jit(end)(1.0), 4.0)
     np.testing.assert_allclose(jax.vmap(end)(jnp.ones(2)), 4.0)
+
+
+def test_a_run_in_a_fresh_process_compiles_two_programs_and_nothing_beside():
+    # An operation outside them costs 15 ms of a run that is over in half a second.
+    script = """
+import jax, numpy as np, gradlab as gl
+names = []
+def listen(event, *_, **more):
+    if "backend_compile" in event:
+        names.append(more["fun_name"])
+
+jax.monitoring.register_event_duration_secs_listener(listen)
+gl.minimize(lambda x: ((x - 2) ** 4).sum() + (x**2).sum(), np.zeros(3, np.float32))
+print(*sorted(names))
+"""
+    assert subprocess.check_output([sys.executable, "-c", script], text=True).split() == [
+        "jit(advance)",
+        "jit(begin)",
+    ]

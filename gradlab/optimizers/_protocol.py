@@ -55,7 +55,8 @@ def follows_curvature(state: Any) -> bool:
     Beside `value` and `grad` its state tells `failed`, `calls`, and of the point reached
     `decrement`, `remaining`, `curvature`, `stiffness`, as `TrustRegionState` does.
     """
-    return all(hasattr(last_link(state), name) for name in ("failed", "decrement", "calls"))
+    kind = type(last_link(state))  # whose properties compute nothing when looked for
+    return all(hasattr(kind, name) for name in ("failed", "decrement", "calls"))
 
 
 def looks_at_rest(state: Any) -> bool:
