@@ -191,10 +191,7 @@ def _panels(comparison: gl.Comparison, measure: str) -> Any:
     figure, axes = plt.subplots(
         rows, columns, figsize=(6.2 * columns, 4.0 * rows), layout="constrained", squeeze=False
     )
-    for name, ax in zip(names, axes.flat, strict=False):
-        gl.plot_convergence(comparison.select(problem=name), x=measure, ax=ax)
-    for ax in axes.flat[len(names) :]:
-        ax.set_visible(False)
+    gl.plot_convergence(comparison, x=measure, ax=axes)
     return figure
 
 

@@ -213,10 +213,7 @@ def draw(comparison: gl.Comparison) -> dict[str, Any]:
         layout="constrained",
         squeeze=False,
     )
-    for name, ax in zip(names, axes.flat, strict=False):
-        gl.plot_convergence(comparison.select(problem=name), x="cost", ax=ax)
-    for ax in axes.flat[len(names) :]:
-        ax.set_visible(False)
+    gl.plot_convergence(comparison, x="cost", ax=axes)
     return {"first-against-second": figure}
 
 

@@ -182,7 +182,11 @@ def _compile(program: engine.Program) -> Functions:
     quickly: list[Any] = [jax.jit(f, compiler_options=_quickly()) for f in functions]
     # The first one called may turn out to stand in somebody's trace; JAX refuses options there.
     begin, advance = jax.jit(plain.begin), jax.jit(plain.advance)
-    return Functions(*[*quickly, compiled_for])._replace(begin=begin, advance=advance)
+    built = Functions(*[*quickly, compiled_for])._replace(begin=begin, advance=advance)
+    # What asks for the loss alone serves every method.
+    others = {known.of_loss: functions for known, functions in _cache.items()}
+    same = others.get(program.of_loss, built)
+    return built._replace(examine=same.examine, gradient=same.gradient, aux=same.aux)
 
 
 def _quickly() -> dict[str, bool | int]:
@@ -213,7 +217,9 @@ def run(
     if options.checkpoint is not None:
         from gradlab._keeper import Keeper
 
-        keeper = Keeper(options.checkpoint, program, problem, x0, state)
+        shapes, _ = _traced(functions.begin, problem, x0, state)
+        _, loop = _traced(functions.loop(shapes), problem, shapes, np.int32(0))
+        keeper = Keeper(options.checkpoint, loop, shapes, problem, x0, state)
     saved = keeper.restore() if keeper is not None else None
     if saved is not None:
         carry, history = saved[0], History.of(saved[1])
@@ -320,14 +326,14 @@ def _compile_side_by_side(
     kind = (structure, tuple((np.shape(x), getattr(x, "dtype", type(x))) for x in leaves))
     if kind in functions.compiled_for:
         return True
-    carry, constants = _traced(functions.begin, problem, x0, state)
-    if _any_tracer(constants):
+    carry, traced = _traced(functions.begin, problem, x0, state)
+    if _any_tracer(traced.consts):
         return False
     begin, advance = functions.begin.lower(problem, x0, state), functions.loop(carry)
     with ThreadPoolExecutor(1) as pool:
         compiling = pool.submit(begin.compile)
-        _, constants = _traced(advance, problem, carry, np.int32(0))
-        if _any_tracer(constants):
+        _, traced = _traced(advance, problem, carry, np.int32(0))
+        if _any_tracer(traced.consts):
             return False
         advance.lower(problem, carry, np.int32(0)).compile()
         compiling.result()
@@ -340,12 +346,12 @@ def _any_tracer(values: list[Any]) -> bool:
     return any(isinstance(value, jax.core.Tracer) for value in values)
 
 
-def _traced(function: Any, *args: Any) -> tuple[Any, list[Any]]:
-    """Trace a compiled function: the shape of its result, and the values it closes over."""
+def _traced(function: Any, *args: Any) -> tuple[Any, Any]:
+    """Trace a compiled function, once in all: the shape of its result, and its program."""
     # Compiler options are refused within a trace; the trace itself is shared.
     plain = jax.jit(function.__wrapped__)
-    jaxpr, shape = jax.make_jaxpr(plain, return_shape=True)(*args)
-    return shape, jaxpr.consts
+    traced, shape = jax.make_jaxpr(plain, return_shape=True)(*args)
+    return shape, traced
 
 
 def _sync(carry: engine.Carry) -> tuple[int, int]:

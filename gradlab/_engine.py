@@ -56,6 +56,11 @@ class Program:
     rows: int
     record_params: bool
 
+    @property
+    def of_loss(self) -> tuple[Any, ...]:
+        """What of it says which function is minimised."""
+        return (self.loss, self.grad, self.has_aux)
+
     def value_fn(self, args: tuple[Any, ...]) -> Callable[[Params], Array]:
         """Build the scalar function of the parameters that is minimised."""
         value = self._value()

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-__all__ = ["environment", "of_program", "of_values", "plain"]
+__all__ = ["environment", "of_program", "of_traced", "of_values", "plain"]
 
 # Addresses of Python objects are printed within some programs, and differ in every process.
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
@@ -22,7 +22,11 @@ _PACKAGES = ("jax", "jaxlib", "optax", "numpy")
 
 def of_program(function: Callable[..., Any], *args: Any) -> str:
     """Return a hash of what a function computes of such arguments, traced but not run."""
-    closed = jax.make_jaxpr(function)(*args)
+    return of_traced(jax.make_jaxpr(function)(*args))
+
+
+def of_traced(closed: Any) -> str:
+    """Return a hash of a traced program and of the values it closes over."""
     found = hashlib.sha256(_ADDRESS.sub("", str(closed.jaxpr)).encode())
     for constant in _constants(closed):
         found.update(_bytes(constant))

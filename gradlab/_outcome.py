@@ -21,7 +21,7 @@ from gradlab.optimizers._trust_region import NOISY, TrustRegionState
 from gradlab.result import Result, Status
 from gradlab.trace import Trace
 
-__all__ = ["outcome"]
+__all__ = ["outcome", "trace_of"]
 
 
 def outcome(
@@ -72,6 +72,11 @@ def outcome(
         state=carry.state,
         certificate=certificate,
     )
+
+
+def trace_of(program: engine.Program, carry: engine.Carry) -> Trace:
+    """Return the trace of a run inside somebody's trace."""
+    return _trace(carry, None, _translation(program, carry.params), lambda x: x)
 
 
 def _choose(condition: Any, new: Any, old: Any) -> Any:

@@ -25,7 +25,7 @@ from gradlab._errors import accepts_only_its_keywords, check_choice
 from gradlab._implicit import with_implicit_derivative
 from gradlab._layout import Layout
 from gradlab._numbers import Problem
-from gradlab._outcome import outcome
+from gradlab._outcome import outcome, trace_of
 from gradlab._trainable import Part
 from gradlab._tree import real_dtype
 from gradlab._typing import Count, GradientOperator, Loss, Name, Number, Params
@@ -33,6 +33,7 @@ from gradlab.optimizers._protocol import takes_args
 from gradlab.optimizers.method import Method, as_method
 from gradlab.optimizers.minibatches import Minibatches, OnMinibatches
 from gradlab.result import Result
+from gradlab.trace import Trace
 
 __all__ = ["Progress", "minimize"]
 
@@ -54,6 +55,7 @@ MOST_STEPS = 2**30
 CHUNK_ROWS = 4096
 # Bytes of iterates kept there, where they are recorded.
 CHUNK_BYTES = 2**26
+_TESTS = ("gtol", "ftol", "xtol", "noise")
 
 
 @accepts_only_its_keywords
@@ -173,29 +175,11 @@ def minimize(
             check_callable(name, option, kind)
     deadline = check_positive("max_seconds", max_seconds)
     steps = DEFAULT_STEPS if max_steps is None else check_count("max_steps", max_steps)
-    x0 = check_params(x0)
-    layout = None if chosen.sees_leaves else Layout.of(x0)
-    start = x0 if layout is None else layout.pack(x0)
-    unpack = (lambda x: x) if layout is None else layout.unpack
-    problem = Problem(
-        args=args,
-        hyperparams=_in_dtype(chosen.hyperparams, real_dtype(x0)),
-        gtol=check_positive("gtol", gtol),
-        ftol=check_positive("ftol", ftol),
-        xtol=check_positive("xtol", xtol),
-        noise=check_positive("noise", noise),
-        max_steps=np.asarray(min(steps, MOST_STEPS), np.int32),
-    )
-    program = engine.Program(
-        loss if layout is None else layout.wrap(loss),
-        chosen,
-        grad,
-        has_aux,
-        _chunk_rows(x0, trace),
-        trace == "params",
-    )
-    if batches is not None:
-        program, problem = _on_batches(program, problem, batches)
+    tests = {"gtol": gtol, "ftol": ftol, "xtol": xtol, "noise": noise}
+    program, problem, start, unpack = _set_up(
+        loss, x0, chosen, args, tests, grad=grad, has_aux=has_aux, steps=steps, trace=trace,
+        batches=batches,
+    )  # fmt: skip
     if state is not None:
         check_state(state, program.method.build(problem.hyperparams).init, start)
     options = driver.Options(loop, callback, deadline, unpack, _kept_in(checkpoint))
@@ -207,6 +191,62 @@ def minimize(
         return _within_trace(program, problem, start, state, steps, trace, unpack)
     carry, history = finished
     return outcome(program, problem, carry, history, trace is not None, unpack)
+
+
+def record(
+    loss: Loss,
+    x0: Params,
+    method: Method,
+    *,
+    args: Arguments,
+    max_steps: int,
+    gtol: Number | None,
+    grad: GradientOperator | None,
+    batches: Minibatches | None,
+) -> Trace:
+    """Return a run's trace alone, inside somebody's trace: its end is not examined."""
+    program, problem, start, _ = _set_up(
+        loss, x0, method, args, {"gtol": gtol}, grad=grad, has_aux=False, steps=max_steps,
+        trace="scalars", batches=batches,
+    )  # fmt: skip
+    return trace_of(program, _run_traced(program, problem, start, None, max_steps, "scalars"))
+
+
+def _set_up(
+    loss: Loss,
+    x0: Params,
+    method: Method,
+    args: Arguments,
+    tests: dict[str, Number | None],
+    *,
+    grad: GradientOperator | None,
+    has_aux: bool,
+    steps: int,
+    trace: str | None,
+    batches: Minibatches | None,
+) -> tuple[engine.Program, Problem, Params, Callable[[Any], Params]]:
+    """Return what to run, where it starts, and how its parameters become the caller's."""
+    x0 = check_params(x0)
+    layout = None if method.sees_leaves else Layout.of(x0)
+    problem = Problem(
+        args=args,
+        hyperparams=_in_dtype(method.hyperparams, real_dtype(x0)),
+        max_steps=np.asarray(min(steps, MOST_STEPS), np.int32),
+        **{name: check_positive(name, tests.get(name)) for name in _TESTS},
+    )
+    program = engine.Program(
+        loss if layout is None else layout.wrap(loss),
+        method,
+        grad,
+        has_aux,
+        _chunk_rows(x0, trace),
+        trace == "params",
+    )
+    if batches is not None:
+        program, problem = _on_batches(program, problem, batches)
+    if layout is None:
+        return program, problem, x0, lambda x: x
+    return program, problem, layout.pack(x0), layout.unpack
 
 
 def _kept_in(checkpoint: Keep | None) -> Any:

@@ -32,6 +32,21 @@ def test_chunks_and_later_runs_compile_nothing_anew(method):
     assert again.nit <= 30
 
 
+def test_methods_on_one_loss_share_its_examination():
+    traces = []
+
+    def loss(x):
+        traces.append(1)
+        return jnp.sum((x - jnp.arange(3.0)) ** 4)
+
+    counts = []
+    for method in ("gd", "momentum"):
+        traces.clear()
+        assert gl.minimize(loss, jnp.ones(3), method, max_steps=2000, gtol=1e-3).success
+        counts.append(len(traces))
+    assert counts[1] < counts[0]
+
+
 @pytest.mark.slow
 def test_a_method_may_close_over_traced_values():
     def loss(x):

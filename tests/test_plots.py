@@ -106,6 +106,19 @@ class TestConvergence:
         np.testing.assert_array_equal(line_of(ax, "newton").get_xdata(), along)
         np.testing.assert_array_equal(line_of(ax, "newton").get_ydata(), trace.loss)
 
+    def test_several_axes_take_a_problem_each_and_the_rest_vanish(self):
+        both = TWO + Comparison((made_run("gd", [3.0, 1.0], problem="bowl, flat"),))
+        _, axes = plt.subplots(2, 2, layout="constrained")
+        first, second = plot_convergence(both, x="steps", ax=axes)
+        assert [ax.get_visible() for ax in axes.flat] == [True, True, False, False]
+        assert (first, second) == tuple(axes.flat[:2])
+        assert first.get_title("left") == "bowl"
+        assert second.get_title("left") == "bowl, flat"
+        assert {"gd", "newton"} <= set(words(first))
+        assert "newton" not in words(second)
+        with pytest.raises(ValueError, match=r"`ax` must hold axes for 2 problems.*got 1"):
+            plot_convergence(both, ax=axes.flat[:1])
+
     def test_ends_far_apart_make_the_horizontal_axis_logarithmic(self):
         assert plot_convergence(TWO, x="cost").get_xscale() == "log"
         assert plot_convergence(TWO, x="steps").get_xscale() == "symlog"

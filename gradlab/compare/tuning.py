@@ -14,7 +14,7 @@ import numpy as np
 
 from gradlab._typing import GradientOperator, Loss, Params
 from gradlab.compare.run import Sweep
-from gradlab.minimize import minimize
+from gradlab.minimize import record
 from gradlab.optimizers import Method
 from gradlab.sharding import spread
 
@@ -119,12 +119,10 @@ def _cached(loss, method, grad, gtol, steps, batches) -> Callable[..., Any]:
 
     def lane(rate, numbers, start, args):
         chosen = dataclasses.replace(method, hyperparams={**numbers, "learning_rate": rate})
-        result = minimize(
+        trace = record(
             loss, start, chosen, args=args, max_steps=steps, gtol=gtol, grad=grad,
             batches=batches,
         )  # fmt: skip
-        trace = result.trace
-        assert trace is not None
         return trace.loss, trace.loss[trace.num_rows - 1], trace.cost[-1]
 
     return jax.jit(jax.vmap(lane, in_axes=(0, None, None, None)))

@@ -39,19 +39,38 @@ def label_lines(ax: Axes, lines: Sequence[Any], *, gap: float = _GAP) -> None:
     overlap; the others beside their last point, where no data is. If one does not fit, a
     legend names them all, in the order in which the lines end.
     """
-    lines = [line for line in lines if len(line.get_xdata())]
-    if not lines:
+    label_panels([(ax, lines)], gap=gap)
+
+
+def label_panels(panels: Sequence[tuple[Axes, Sequence[Any]]], *, gap: float = _GAP) -> None:
+    """Label the lines of several axes of one figure, which is laid out once for all."""
+    kept = [(ax, [line for line in lines if len(line.get_xdata())]) for ax, lines in panels]
+    kept = [(ax, lines) for ax, lines in kept if lines]
+    if not kept:
         return
-    outside = figure_of(ax).get_layout_engine() is not None  # it makes room for what we add
-    written = _in_margin(ax, lines) if outside else None
-    if written is not None:
-        inner = [line for line in lines if line not in written[0]]
-        texts = _beside_ends(ax, inner, gap)
-        if texts is not None:
-            return
-    for text in written[1] if written else ():
-        text.remove()
-    legend_beside(ax, sorted(lines, key=lambda line: -float(line.get_ydata()[-1])))
+    first = kept[0][0]
+    _lay_out(first)
+    outside = figure_of(first).get_layout_engine() is not None  # it makes room for what we add
+    margins = [_in_margin(ax, lines) if outside else None for ax, lines in kept]
+    if any(written and written[1] for written in margins):
+        _lay_out(first)
+    for (ax, lines), written in zip(kept, margins, strict=True):
+        if written is not None:
+            inner = [line for line in lines if line not in written[0]]
+            if _beside_ends(ax, inner, gap):
+                continue
+        for text in written[1] if written else ():
+            text.remove()
+        legend_beside(ax, sorted(lines, key=lambda line: -float(line.get_ydata()[-1])))
+
+
+def _lay_out(ax: Axes) -> None:
+    """Give the axes the place that they have when the figure is drawn."""
+    engine = figure_of(ax).get_layout_engine()
+    if engine is None:
+        figure_of(ax).draw_without_rendering()
+    else:  # a quarter of the time
+        engine.execute(figure_of(ax))
 
 
 def _ends(ax: Axes, lines: Sequence[Any]) -> np.ndarray:
@@ -64,7 +83,6 @@ def _ends(ax: Axes, lines: Sequence[Any]) -> np.ndarray:
 
 def _in_margin(ax: Axes, lines: Sequence[Any]) -> tuple[list[Any], list[Any]] | None:
     """Name the lines that reach the right edge in the margin; None if there is no room."""
-    figure_of(ax).draw_without_rendering()
     box = ax.get_window_extent()
     ends = _ends(ax, lines)
     there = np.flatnonzero(ends[:, 0] >= box.x1 - 0.06 * box.width)
@@ -122,9 +140,8 @@ def _spread(centres: np.ndarray, height: float) -> np.ndarray:
     return ranks + np.repeat([mean for mean, _ in pools], [size for _, size in pools])
 
 
-def _beside_ends(ax: Axes, inner: Sequence[Any], gap: float) -> list[Any] | None:
-    """Name lines beside their last points; None, with nothing drawn, if one does not fit."""
-    figure_of(ax).draw_without_rendering()
+def _beside_ends(ax: Axes, inner: Sequence[Any], gap: float) -> bool:
+    """Name lines beside their last points; False, with nothing drawn, if one does not fit."""
     taken: dict[Any, np.ndarray] = {line: _pixels(ax, line) for line in ax.lines}
     taken |= {text: _grid(text.get_window_extent()) for text in ax.texts}
     texts: list[Any] = []
@@ -133,10 +150,10 @@ def _beside_ends(ax: Axes, inner: Sequence[Any], gap: float) -> list[Any] | None
         if text is None:
             for written in texts:
                 written.remove()
-            return None
+            return False
         texts.append(text)
         taken[text] = _grid(text.get_window_extent())
-    return texts
+    return True
 
 
 def _beside(ax: Axes, line: Any, taken: dict[Any, np.ndarray], gap: float) -> Any | None:

@@ -145,7 +145,12 @@ def save_figure(figure: Figure, path: str | Path) -> tuple[Path, Path]:
     """
     png, svg = Path(f"{path}.png"), Path(f"{path}.svg")
     write_whole(png, _rendered(figure, format="png", dpi=200))
-    write_whole(svg, svg_of(figure))
+    layout = figure.get_layout_engine()
+    figure.set_layout_engine("none")  # everything has its place from the first file on
+    try:
+        write_whole(svg, svg_of(figure))
+    finally:
+        figure.set_layout_engine(layout)
     return png, svg
 
 

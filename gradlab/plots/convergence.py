@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
 from gradlab._errors import check_choice
 from gradlab.compare.comparison import Comparison
 from gradlab.compare.run import Run
-from gradlab.plots._labels import key_of, label_lines, legend_beside
+from gradlab.plots._labels import key_of, label_panels, legend_beside
 from gradlab.plots._runs import Runs, as_comparison
 from gradlab.plots._style import (
     Axes,
@@ -46,9 +47,25 @@ class _Curve(NamedTuple):
     high: np.ndarray | None = None
 
 
+@overload
 def plot_convergence(
-    runs: Runs, x: str = "cost", y: str = "gap", *, ax: Axes | None = None
-) -> Axes:
+    runs: Runs, x: str = ..., y: str = ..., *, ax: Axes | None = ...
+) -> Axes: ...
+
+
+@overload
+def plot_convergence(
+    runs: Runs, x: str = ..., y: str = ..., *, ax: Sequence[Axes] | np.ndarray
+) -> list[Axes]: ...
+
+
+def plot_convergence(
+    runs: Runs,
+    x: str = "cost",
+    y: str = "gap",
+    *,
+    ax: Axes | Sequence[Axes] | np.ndarray | None = None,
+) -> Axes | list[Axes]:
     """Draw how far each run had come, against cost, steps or time.
 
     The gap is the loss minus the problem's minimum where that is known, and otherwise minus
@@ -61,20 +78,44 @@ def plot_convergence(
         runs: A `Comparison` of one problem, a `Result`, a `Trace`, or a dict of the last two.
         x: "cost" in gradient equivalents (see `Trace.cost`), "steps" or "time".
         y: "gap", "loss" or "grad_norm".
-        ax: Axes to draw on; by default those of a new figure.
+        ax: Axes to draw on; by default those of a new figure. Several axes of one figure,
+            such as `plt.subplots` returns, take a problem each, and those left over vanish.
 
     Returns:
-        The axes.
+        The axes; of several, a list of those drawn on.
 
     Raises:
         ValueError: If `x` or `y` is unknown, if there is no run with a history, or if the
-            runs are of several problems.
+            runs are of more problems than there are axes.
     """
     check_choice("x", x, _X_LABELS)
     check_choice("y", y, ("gap", *_Y_LABELS))
     comparison = as_comparison(runs)
-    problem = _only_problem(comparison)
-    ax = axes_for(ax)
+    if not isinstance(ax, Sequence | np.ndarray):
+        panel = axes_for(ax)
+        problem = _only_problem(comparison)
+        label_panels([(panel, _draw_problem(comparison, problem, x, y, panel))])
+        return panel
+    panels, problems = list(np.ravel(np.asarray(ax, dtype=object))), comparison.problems
+    if len(problems) > len(panels):
+        raise ValueError(
+            f"`ax` must hold axes for {len(problems)} problems, {list(problems)}, "
+            f"got {len(panels)}."
+        )
+    label_panels(
+        [
+            (panel, _draw_problem(comparison.select(problem=problem), problem, x, y, panel))
+            for panel, problem in zip(panels, problems, strict=False)
+        ]
+    )
+    for panel in panels[len(problems) :]:
+        panel.set_visible(False)
+    return panels[: len(problems)]
+
+
+def _draw_problem(comparison: Comparison, problem: str, x: str, y: str, ax: Axes) -> list[Any]:
+    """Draw one problem's runs; return the lines that are still without a name."""
+    _check_history(comparison)
     shift, y_label = _reference(comparison, problem) if y == "gap" else (0.0, _Y_LABELS[y])
     curves = [_curve(label, group, x, y, shift) for label, group in comparison.groups.items()]
     curves = [curve for curve in curves if len(curve.x)]
@@ -91,11 +132,10 @@ def plot_convergence(
     lines = [_draw(ax, curve, look, styles) for curve in curves]
     if floor is not None:
         draw_level(ax, *floor)
-    if len(styles) > 1:
-        legend_beside(ax, key_of(look, styles))
-    else:
-        label_lines(ax, lines)
-    return ax
+    if len(styles) == 1:
+        return lines
+    legend_beside(ax, key_of(look, styles))
+    return []
 
 
 def _only_problem(comparison: Comparison) -> str:
@@ -105,9 +145,12 @@ def _only_problem(comparison: Comparison) -> str:
             f"`runs` are of {len(comparison.problems)} problems, {list(comparison.problems)}, "
             "whose losses do not compare. Choose one: runs.select(problem=...)."
         )
+    return comparison.problems[0]
+
+
+def _check_history(comparison: Comparison) -> None:
     if all(run.trace is None for run in comparison.runs):
         raise ValueError("`runs` must hold at least one run with a history, got none.")
-    return comparison.problems[0]
 
 
 def _failures(comparison: Comparison) -> str:
