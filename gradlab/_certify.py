@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from gradlab._checks import check_callable, check_params, check_positive, scalar_loss
-from gradlab._tree import add_scaled, inner, max_abs, norm, num_params, working_dtype
+from gradlab._tree import add_scaled, after, inner, max_abs, norm, num_params, working_dtype
 from gradlab._typing import Array, Loss, Number, Params
 from gradlab.certificate import Certificate, Kind
 from gradlab.derivatives._leaves import eps_of
@@ -191,7 +191,7 @@ def _dense(hvp: Callable[[Params], Params], x: Params, grad: Params) -> _Curvatu
     hessian = jnp.where(finite, hessian, 0)
     plain = jnp.linalg.eigvalsh(hessian)
     d = _unit_rows(hessian)
-    w, vectors = jnp.linalg.eigh(hessian * d[None, :] * d[:, None])
+    w, vectors = jnp.linalg.eigh(after(plain, hessian * d[None, :] * d[:, None]))
     rounding = eps_of(point.dtype) * d * (jnp.abs(hessian) @ jnp.abs(point).astype(dtype))
     rotated = jnp.matmul(d * g, vectors, precision=jax.lax.Precision.HIGHEST)
     heard = jnp.abs(rotated) > FLOOR * (rounding @ jnp.abs(vectors))

@@ -18,6 +18,7 @@ from gradlab._typing import Array, PyTree
 
 __all__ = [
     "add_scaled",
+    "after",
     "all_finite",
     "inner",
     "max_abs",
@@ -94,6 +95,16 @@ def where(condition: Array, new: Any, old: Any) -> Array:
 def select(condition: Array, new: PyTree, old: PyTree) -> PyTree:
     """Return `new` where the scalar condition holds, else `old`."""
     return jax.tree.map(lambda n, o: where(condition, n, o), new, old)
+
+
+def after(known: Array, matrix: Array) -> Array:
+    """Return `matrix` for a decomposition that begins when that of the entries `known` ends.
+
+    XLA runs side by side what does not depend on each other, and a batch of decompositions
+    on the CPU stands in a thread of the pool whose threads it waits for: with jaxlib 0.10 two
+    such batches on two cores wait for ever. Where `known` is NaN so is the result.
+    """
+    return jnp.where(jnp.isnan(jnp.sum(known)), jnp.nan, matrix)
 
 
 def all_finite(a: PyTree) -> Array:

@@ -8,7 +8,8 @@ import pytest
 from support import assert_close
 
 import gradlab as gl
-from gradlab.optimizers import learning_rate_schedule, make, schedules
+from gradlab._tree import after
+from gradlab.optimizers import first_order, learning_rate_schedule, make, schedules
 from gradlab.optimizers.method import as_method
 from gradlab.result import Status
 
@@ -238,3 +239,66 @@ def test_optaxs_own_schedules_pass_as_learning_rates():
     # optax counts in float32
     steps = -np.diff(result.trace.params[:, 0])
     assert_close(steps, np.array([0.4, 0.3, 0.2, 0.1]), factor=1e9)
+
+
+# --- decompositions ---------------------------------------------------------------------
+
+DECOMPOSITIONS = {"cholesky", "eig", "eigh", "geqrf", "lu", "qr", "schur", "svd"}
+
+
+def programs_within(equation):
+    for value in equation.params.values():
+        for part in value if isinstance(value, tuple | list) else (value,):
+            part = getattr(part, "jaxpr", part)
+            if hasattr(part, "eqns"):
+                yield part
+
+
+def side_by_side(program):
+    """Pairs of decompositions that a compiler may run at once, and whether there are any."""
+    found, known, pairs = [], {}, []
+    for index, equation in enumerate(program.eqns):
+        variables = [v for v in equation.invars if not hasattr(v, "val")]  # no literals
+        before = set().union(*(known.get(v, ()) for v in variables))
+        inner = [side_by_side(part) for part in programs_within(equation)]
+        pairs += [pair for within, _ in inner for pair in within]
+        if equation.primitive.name in DECOMPOSITIONS or any(holds for _, holds in inner):
+            names = [(program.eqns[k].primitive.name, equation.primitive.name) for k in found]
+            pairs += [name for k, name in zip(found, names, strict=True) if k not in before]
+            found.append(index)
+            before = before | {index}
+        known |= dict.fromkeys(equation.outvars, before)
+    return pairs, bool(found)
+
+
+def test_two_decompositions_side_by_side_are_noticed():
+    def both(x):
+        return jnp.linalg.eigvalsh(x), jnp.linalg.cholesky(x)
+
+    def ordered(x):
+        values = jnp.linalg.eigvalsh(x)
+        return values, jnp.linalg.cholesky(after(values, x))
+
+    assert len(side_by_side(jax.make_jaxpr(both)(jnp.eye(2)).jaxpr)[0]) == 1
+    assert side_by_side(jax.make_jaxpr(ordered)(jnp.eye(2)).jaxpr) == ([], True)
+
+
+@pytest.mark.parametrize("name", sorted(set(gl.methods()) - set(first_order.FACTORIES)))
+def test_no_batch_of_decompositions_waits_for_the_threads_of_another(name):
+    # On two cores XLA's LAPACK kernels for batches, run side by side, wait for ever.
+    def lane(x0):
+        return gl.minimize(lambda x: jnp.sum(jnp.cosh(x - 1)), x0, tuned(name), max_steps=3)
+
+    traced = jax.make_jaxpr(jax.vmap(lane))(jnp.ones((2, 3)))
+    assert side_by_side(traced.jaxpr)[0] == []
+
+
+@pytest.mark.parametrize("name", ["levenberg_marquardt", "gauss_newton", "dogleg", "newton"])
+def test_nor_does_any_of_a_fit(name):
+    def lane(x0):
+        return gl.least_squares(lambda x: jnp.array([x[0] - 1, x[1] ** 2]), x0, name)
+
+    traced = jax.make_jaxpr(jax.vmap(lane))(jnp.ones((2, 2)))
+    pairs, holds = side_by_side(traced.jaxpr)
+    assert holds
+    assert pairs == []

@@ -16,7 +16,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import cho_solve
 
-from gradlab._tree import norm, select, working_dtype
+from gradlab._tree import after, norm, select, working_dtype
 from gradlab._typing import Array, Number, Params
 from gradlab.derivatives._leaves import eps_of
 from gradlab.derivatives.autodiff import flat_hessian
@@ -154,7 +154,7 @@ def _decompose(
     # A Hessian that is not finite (a kink, an overflow) leaves the gradient alone to go by.
     hessian = jnp.where(jnp.isfinite(jnp.sum(jnp.abs(hessian))), hessian, 0)
     eigenvalues, vectors = jnp.linalg.eigh(hessian)
-    solve = _solver(hessian)
+    solve = _solver(after(eigenvalues, hessian))
     grad = grad.astype(x.dtype)
     rotated, whole = jnp.matmul(
         jnp.stack([grad, -solve(grad)]), vectors, precision=jax.lax.Precision.HIGHEST
