@@ -142,7 +142,11 @@ def compiled(program: engine.Program) -> Functions:
             return _cache[program]
     except TypeError:  # an unhashable loss: compile for this call only
         return _compile(program)
-    _cache[program] = _compile(program)
+    # What asks for the loss alone serves every method.
+    others = {known.of_loss: functions for known, functions in _cache.items()}
+    built = _compile(program)
+    same = others.get(program.of_loss, built)
+    _cache[program] = built._replace(examine=same.examine, gradient=same.gradient, aux=same.aux)
     if len(_cache) > CACHE_SIZE:
         _cache.popitem(last=False)
     return _cache[program]
@@ -182,11 +186,7 @@ def _compile(program: engine.Program) -> Functions:
     quickly: list[Any] = [jax.jit(f, compiler_options=_quickly()) for f in functions]
     # The first one called may turn out to stand in somebody's trace; JAX refuses options there.
     begin, advance = jax.jit(plain.begin), jax.jit(plain.advance)
-    built = Functions(*[*quickly, compiled_for])._replace(begin=begin, advance=advance)
-    # What asks for the loss alone serves every method.
-    others = {known.of_loss: functions for known, functions in _cache.items()}
-    same = others.get(program.of_loss, built)
-    return built._replace(examine=same.examine, gradient=same.gradient, aux=same.aux)
+    return Functions(*[*quickly, compiled_for])._replace(begin=begin, advance=advance)
 
 
 def _quickly() -> dict[str, bool | int]:

@@ -47,6 +47,18 @@ def test_methods_on_one_loss_share_its_examination():
     assert counts[1] < counts[0]
 
 
+def test_a_loss_that_cannot_be_looked_up_compiles_for_each_call():
+    class Unhashable:
+        __hash__ = None
+
+        def __call__(self, x):
+            return jnp.sum((x - 1) ** 2)
+
+    loss = Unhashable()
+    assert gl.minimize(loss, jnp.zeros(2), "newton").success
+    assert gl.minimize(loss, jnp.zeros(2), "lbfgs").success
+
+
 @pytest.mark.slow
 def test_a_method_may_close_over_traced_values():
     def loss(x):

@@ -153,13 +153,11 @@ def _unexplained(plan: Plan, slope: Any, here: Any, side: Any, xp: Any) -> Any:
     even = (right / 2 + left / 2)[:, -_NEAREST:]
     squares = plan.nodes[-_NEAREST:] ** 2
     # Lagrange's weights at h = 0 of a polynomial in h².
-    weights = [np.prod(others / (others - q)) for q, others in _each_beside(squares)]
-    said = xp.einsum("j,pjm->pm", xp.asarray(np.array(weights), even.dtype), even)
+    own = np.eye(_NEAREST, dtype=bool)
+    apart = np.where(own, 1, squares - squares[:, None])
+    weights = np.prod(np.where(own, 1, squares / apart), axis=1)
+    said = xp.einsum("j,pjm->pm", xp.asarray(weights, even.dtype), even)
     return xp.where((side == 0)[:, None], abs(said - here), xp.inf)
-
-
-def _each_beside(values: np.ndarray) -> list[tuple[float, np.ndarray]]:
-    return [(value, np.delete(values, k)) for k, value in enumerate(values)]
 
 
 def _better(step: Answer, real: Answer, usable: Any, exact: Any, xp: Any) -> Answer:
