@@ -123,7 +123,8 @@ def _with_orders(plan: Plan, orders: list[int]) -> Plan:
 
 def _first_order(slope: Any, ladder: Answer, x: Any, eps: float, xp: Any) -> Answer:
     """Let f'(x) be the imaginary part at x itself, with the noise that its ladder shows."""
-    spacing = abs(x)[:, None] * (float(np.finfo(x.dtype).eps) / 2)
+    # Half a spacing of x, and as much for the rounding of what f makes of it first.
+    spacing = abs(x)[:, None] * float(np.finfo(x.dtype).eps)
     noise = _WIDTH * xp.maximum(ladder.level, eps * abs(slope))
     error = noise + spacing * (
         abs(ladder.value) + xp.where(ladder.error < xp.inf, ladder.error, 0)
