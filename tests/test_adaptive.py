@@ -454,6 +454,22 @@ def test_gradient_and_jacobian_take_the_complex_step(library):
     assert np.all(error[:, 1:] <= 1e-14 * abs(truth[:, 1:]))
 
 
+def test_a_complex_step_that_agrees_with_its_neighbours_by_chance_replaces_nothing_better():
+    # Between two roundings of its parts a cancelling formula is smooth, with a wrong slope.
+    def cancelling(x):
+        return (np.exp(x) - 1 - x) / x**2
+
+    x = np.geomspace(0.03, 3, 40).astype(np.float32)
+    t = x.astype(np.float64)
+    truth = (t * np.exp(t) - 2 * np.exp(t) + t + 2) / t**3
+    digits = {}
+    for scheme in ("auto", "real"):
+        estimate = adaptive.derivative(cancelling, scheme=scheme)(x)
+        digits[scheme] = -np.log10(abs(estimate.value - truth) / truth)
+    assert np.median(digits["auto"]) > np.median(digits["real"])
+    assert np.percentile(digits["auto"], 10) > np.percentile(digits["real"], 10) - 0.1
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=r"`scheme` must be one of .* Did you mean 'complex'"):
         adaptive.grad(jnp.sum, scheme="complx")

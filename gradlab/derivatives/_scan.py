@@ -27,8 +27,6 @@ __all__ = [
 # Below this disagreement two levels are seen as one smooth function, above the second as
 # two: a step of an eighth, and of about two thirds, of the length of sin.
 _GOOD, _DEPARTED = 2.0**-6, 2.0**-4
-# Levels that disagree less than this are not noise alone, which agrees with nothing.
-_ROUGHLY = 0.5
 # A smallest disagreement above this is noise.
 _NOISY = 2.0**-12
 # A disagreement stands clear of rounding from this many roundings on.
@@ -178,7 +176,7 @@ def choose_top(parts: Parts, exponents: Any, eps: float, xp: Any) -> tuple[Any, 
     length = _length_exponent(parts, relative, share, exponents, depart, xp)
     growth = _growth_exponent(parts, exponents, depart, xp)
     top = xp.minimum(length, growth) + _HEADROOM
-    fallback = _variation_exponent(parts, exponents, relative, xp)
+    fallback = _variation_exponent(parts, exponents, xp)
     return xp.where(smooth, xp.round(top).astype(exponents.dtype), fallback), smooth
 
 
@@ -238,13 +236,8 @@ def _growth_exponent(parts: Parts, exponents: Any, depart: Any, xp: Any) -> Any:
     return xp.where(first == xp.argmax(usable, axis=1), xp.inf, limit)
 
 
-def _variation_exponent(parts: Parts, exponents: Any, relative: Any, xp: Any) -> Any:
-    """Fall back, where noise hides every smooth stretch, on the first clear variation.
-
-    Or on the last level that agrees at least roughly with the one below: beside much noise
-    the longest steps are the best, and a ladder that begins too high costs rungs of little
-    use.
-    """
+def _variation_exponent(parts: Parts, exponents: Any, xp: Any) -> Any:
+    """Fall back, where noise hides every smooth stretch, on the first clear variation."""
     count = exponents.shape[1]
     middle = _first(exponents >= 0, count - 1, xp)
     clear, varied = _clear(parts, xp), _varied(parts, xp)
@@ -254,9 +247,6 @@ def _variation_exponent(parts: Parts, exponents: Any, relative: Any, xp: Any) ->
     last = xp.where(xp.any(clear, axis=1), last, middle)
     level = _first(clear & rising, count, xp)
     level = xp.where(level < count, level, last)
-    rough = relative <= _ROUGHLY
-    last = count - 1 - xp.argmax(rough[:, ::-1], axis=1)
-    level = xp.where(xp.any(rough, axis=1), xp.maximum(level, last), level)
     top = _at(exponents, level, xp) + _reach(parts, exponents, level, xp) + _HEADROOM
     return xp.round(top).astype(exponents.dtype)
 
