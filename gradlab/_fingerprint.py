@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import platform
@@ -47,13 +48,18 @@ def environment() -> dict[str, str]:
     settings = jax.config.values
     return {
         "gradlab": sys.modules["gradlab"].__version__,
-        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        **_versions(),
         "platform": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "machine": platform.machine(),
         "x64": str(bool(settings["jax_enable_x64"])),
         "matmul precision": str(settings["jax_default_matmul_precision"]),
     }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def plain(leaf: Any) -> np.ndarray:
