@@ -23,7 +23,7 @@ class Keeper:
     def __init__(
         self,
         file: Checkpoint,
-        program: Any,
+        loop: Any,
         shapes: engine.Carry,
         problem: Problem,
         x0: Params,
@@ -39,7 +39,7 @@ class Keeper:
         self.signature = {
             "versions": _fingerprint.environment(),
             "problem": _fingerprint.of_values(inputs),
-            "program": _fingerprint.of_traced(program),
+            "program": _fingerprint.of_traced(loop),
         }
 
     def restore(self) -> tuple[engine.Carry, dict[str, Any]] | None:

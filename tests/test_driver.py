@@ -47,7 +47,7 @@ def test_methods_on_one_loss_share_its_examination():
     assert counts[1] < counts[0]
 
 
-def test_a_loss_that_cannot_be_looked_up_compiles_for_each_call():
+def test_a_loss_that_cannot_be_looked_up_is_minimised_all_the_same():
     class Unhashable:
         __hash__ = None
 

@@ -118,6 +118,10 @@ class TestConvergence:
         assert "newton" not in words(second)
         with pytest.raises(ValueError, match=r"`ax` must hold axes for 2 problems.*got 1"):
             plot_convergence(both, ax=axes.flat[:1])
+        there = plt.get_fignums()
+        with pytest.raises(ValueError, match=r"2 problems.*do not compare.*give `ax` axes"):
+            plot_convergence(both)
+        assert plt.get_fignums() == there
 
     def test_ends_far_apart_make_the_horizontal_axis_logarithmic(self):
         assert plot_convergence(TWO, x="cost").get_xscale() == "log"

@@ -155,6 +155,17 @@ def test_another_runs_file_is_refused(change, told, tmp_path):
     assert keep.read_bytes() == before
 
 
+def test_what_a_loss_closes_over_belongs_to_it(tmp_path):
+    def closing_over(data):
+        return lambda p, x, y: loss(p, x, y) + jnp.sum(data * p["w"])
+
+    keep = tmp_path / "run.npz"
+    run(2, keep, function=closing_over(jnp.ones(3)))
+    run(2, keep, function=closing_over(jnp.ones(3)))
+    with pytest.raises(ValueError, match="does not belong to this run: another program"):
+        run(2, keep, function=closing_over(jnp.full(3, 2.0)))
+
+
 def test_another_version_is_refused_by_its_number(tmp_path, monkeypatch):
     run(2, tmp_path / "run.npz")
     monkeypatch.setattr(gl, "__version__", "99.0")

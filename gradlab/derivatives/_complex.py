@@ -34,6 +34,7 @@ from gradlab.derivatives._evaluate import along, is_traceable, pointwise_numpy, 
 from gradlab.derivatives._leaves import is_complex
 from gradlab.derivatives._powers import scaled
 from gradlab.derivatives._search import search
+from gradlab.derivatives._stencils import weights
 
 __all__ = ["coordinate_lines", "jax_allows", "numpy_beside", "run"]
 
@@ -150,14 +151,11 @@ def _compare(
 
 def _unexplained(plan: Plan, slope: Any, here: Any, side: Any, xp: Any) -> Any:
     """How far f'(x) is from what its nearest samples on both sides say, shape (P, m)."""
+    nearest = plan.nodes[-_NEAREST:]
+    interpolated = weights([*nearest, *-nearest], 0)
     right, left = slope[:, : plan.rungs], slope[:, plan.rungs :]
-    even = (right / 2 + left / 2)[:, -_NEAREST:]
-    squares = plan.nodes[-_NEAREST:] ** 2
-    # Lagrange's weights at h = 0 of a polynomial in h².
-    own = np.eye(_NEAREST, dtype=bool)
-    apart = np.where(own, 1, squares - squares[:, None])
-    weights = np.prod(np.where(own, 1, squares / apart), axis=1)
-    said = xp.einsum("j,pjm->pm", xp.asarray(weights, even.dtype), even)
+    samples = xp.concatenate([right[:, -_NEAREST:], left[:, -_NEAREST:]], axis=1)
+    said = xp.einsum("j,pjm->pm", xp.asarray(interpolated, samples.dtype), samples)
     return xp.where((side == 0)[:, None], abs(said - here), xp.inf)
 
 

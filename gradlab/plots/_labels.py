@@ -48,29 +48,28 @@ def label_panels(panels: Sequence[tuple[Axes, Sequence[Any]]], *, gap: float = _
     kept = [(ax, lines) for ax, lines in kept if lines]
     if not kept:
         return
-    first = kept[0][0]
-    _lay_out(first)
-    outside = figure_of(first).get_layout_engine() is not None  # it makes room for what we add
-    margins = [_in_margin(ax, lines) if outside else None for ax, lines in kept]
+    figure = figure_of(kept[0][0])
+    layout = figure.get_layout_engine()
+    if layout is None:  # nothing makes room for labels
+        for ax, lines in kept:
+            _name_in_legend(ax, lines)
+        return
+    layout.execute(figure)
+    margins = [_in_margin(ax, lines) for ax, lines in kept]
     if any(written and written[1] for written in margins):
-        _lay_out(first)
+        layout.execute(figure)
     for (ax, lines), written in zip(kept, margins, strict=True):
-        if written is not None:
-            inner = [line for line in lines if line not in written[0]]
-            if _beside_ends(ax, inner, gap):
-                continue
-        for text in written[1] if written else ():
-            text.remove()
-        legend_beside(ax, sorted(lines, key=lambda line: -float(line.get_ydata()[-1])))
+        named, texts = written or ([], [])
+        inner = [line for line in lines if line not in named]
+        if written is None or not _beside_ends(ax, inner, gap):
+            for text in texts:
+                text.remove()
+            _name_in_legend(ax, lines)
 
 
-def _lay_out(ax: Axes) -> None:
-    """Give the axes the place that they have when the figure is drawn."""
-    engine = figure_of(ax).get_layout_engine()
-    if engine is None:
-        figure_of(ax).draw_without_rendering()
-    else:  # a quarter of the time
-        engine.execute(figure_of(ax))
+def _name_in_legend(ax: Axes, lines: Sequence[Any]) -> None:
+    """Name lines in a legend, in the order in which they end."""
+    legend_beside(ax, sorted(lines, key=lambda line: -float(line.get_ydata()[-1])))
 
 
 def _ends(ax: Axes, lines: Sequence[Any]) -> np.ndarray:

@@ -144,7 +144,7 @@ def save_figure(figure: Figure, path: str | Path) -> tuple[Path, Path]:
         spectrum.svg
     """
     png, svg = Path(f"{path}.png"), Path(f"{path}.svg")
-    # Compressing harder takes as long again as drawing, for a sixth of the bytes.
+    # The default level, 6, takes a third longer for a seventh of the bytes.
     packing = {"compress_level": 3}
     write_whole(png, _rendered(figure, format="png", dpi=200, pil_kwargs=packing))
     layout = figure.get_layout_engine()

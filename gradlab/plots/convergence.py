@@ -91,31 +91,29 @@ def plot_convergence(
     check_choice("x", x, _X_LABELS)
     check_choice("y", y, ("gap", *_Y_LABELS))
     comparison = as_comparison(runs)
-    if not isinstance(ax, Sequence | np.ndarray):
-        panel = axes_for(ax)
-        problem = _only_problem(comparison)
-        label_panels([(panel, _draw_problem(comparison, problem, x, y, panel))])
-        return panel
-    panels, problems = list(np.ravel(np.asarray(ax, dtype=object))), comparison.problems
+    several = isinstance(ax, Sequence | np.ndarray)
+    problems = comparison.problems if several else (_only_problem(comparison),)
+    parts = [comparison.select(problem=problem) for problem in problems]
+    if any(all(run.trace is None for run in part.runs) for part in parts):
+        raise ValueError("`runs` must hold at least one run with a history, got none.")
+    if isinstance(ax, Sequence | np.ndarray):
+        panels = list(np.ravel(np.asarray(ax, dtype=object)))
+    else:
+        panels = [axes_for(ax)]
     if len(problems) > len(panels):
         raise ValueError(
             f"`ax` must hold axes for {len(problems)} problems, {list(problems)}, "
             f"got {len(panels)}."
         )
-    label_panels(
-        [
-            (panel, _draw_problem(comparison.select(problem=problem), problem, x, y, panel))
-            for panel, problem in zip(panels, problems, strict=False)
-        ]
-    )
+    drawn = list(zip(panels, problems, parts, strict=False))
+    label_panels([(panel, _draw_problem(part, p, x, y, panel)) for panel, p, part in drawn])
     for panel in panels[len(problems) :]:
         panel.set_visible(False)
-    return panels[: len(problems)]
+    return panels[: len(problems)] if several else panels[0]
 
 
 def _draw_problem(comparison: Comparison, problem: str, x: str, y: str, ax: Axes) -> list[Any]:
     """Draw one problem's runs; return the lines that are still without a name."""
-    _check_history(comparison)
     shift, y_label = _reference(comparison, problem) if y == "gap" else (0.0, _Y_LABELS[y])
     curves = [_curve(label, group, x, y, shift) for label, group in comparison.groups.items()]
     curves = [curve for curve in curves if len(curve.x)]
@@ -143,14 +141,10 @@ def _only_problem(comparison: Comparison) -> str:
     if len(comparison.problems) > 1:
         raise ValueError(
             f"`runs` are of {len(comparison.problems)} problems, {list(comparison.problems)}, "
-            "whose losses do not compare. Choose one: runs.select(problem=...)."
+            "whose losses do not compare. Choose one: runs.select(problem=...), or give `ax` "
+            "axes for each."
         )
     return comparison.problems[0]
-
-
-def _check_history(comparison: Comparison) -> None:
-    if all(run.trace is None for run in comparison.runs):
-        raise ValueError("`runs` must hold at least one run with a history, got none.")
 
 
 def _failures(comparison: Comparison) -> str:
