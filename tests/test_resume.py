@@ -157,13 +157,13 @@ def test_another_runs_file_is_refused(change, told, tmp_path):
 
 def test_what_a_loss_closes_over_belongs_to_it(tmp_path):
     def closing_over(data):
-        return lambda p, x, y: loss(p, x, y) + jnp.sum(data * p["w"])
+        return lambda p, x, y: loss(p, x, y) + jnp.sum(data) * p["b"]
 
-    keep = tmp_path / "run.npz"
-    run(2, keep, function=closing_over(jnp.ones(3)))
-    run(2, keep, function=closing_over(jnp.ones(3)))
+    keep, data = tmp_path / "run.npz", jnp.ones(5000)  # more than is printed in a program
+    run(2, keep, function=closing_over(data))
+    run(2, keep, function=closing_over(data + 0))
     with pytest.raises(ValueError, match="does not belong to this run: another program"):
-        run(2, keep, function=closing_over(jnp.full(3, 2.0)))
+        run(2, keep, function=closing_over(data.at[2500].set(2.0)))
 
 
 def test_another_version_is_refused_by_its_number(tmp_path, monkeypatch):
