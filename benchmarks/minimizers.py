@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import jax
 import numpy as np
 from minimizers_cases import SCALES, Answer, Case, Judgement, best_values, cases, judge
-from minimizers_solvers import MAX_STEPS, PEERS, compiled_bfgs, solver
+from minimizers_solvers import MAX_STEPS, PEERS, compiled_bfgs, own_method, solver
 
 import gradlab as gl
 
@@ -163,7 +163,7 @@ def measure_time(methods: Iterable[str], found: list[Case], runs: list[Run]) -> 
         peer = _least_seconds(compiled_bfgs(case), case.starts[1.0])
         for name in names:
             run = functools.partial(
-                gl.minimize, case.problem.loss, method=name, args=case.problem.args,
+                gl.minimize, case.problem.loss, method=own_method(name), args=case.problem.args,
                 max_steps=MAX_STEPS,
             )  # fmt: skip
             whole = jax.jit(lambda x0, run=run: run(x0, trace=None).x)

@@ -19,7 +19,7 @@ from minimizers_cases import Answer, Case
 
 import gradlab as gl
 
-__all__ = ["MAX_STEPS", "PEERS", "Solve", "compiled_bfgs", "solver"]
+__all__ = ["MAX_STEPS", "PEERS", "Solve", "compiled_bfgs", "own_method", "solver"]
 
 Solve = Callable[[Any], Answer]
 
@@ -37,15 +37,23 @@ def solver(name: str) -> Callable[[Case], Solve]:
     """
     library = name.split(" ")[0]
     if name not in PEERS:
-        gl.optimizers.make(name)  # names the nearest method if there is none
+        own_method(name)  # names the nearest method if there is none
         return functools.partial(_gradlab, name)
     if importlib.util.find_spec(library) is None:
         raise ValueError(f"{library} is not installed")
     return PEERS[name]
 
 
-def _gradlab(method: str, case: Case) -> Solve:
+def own_method(name: str) -> gl.Method:
+    """Build a method of gradlab; "newton_cg+lbfgs" is `newton_cg` so preconditioned."""
+    method, *preconditioner = name.split("+")
+    options = {"preconditioner": preconditioner[0]} if preconditioner else {}
+    return gl.make(method, **options)
+
+
+def _gradlab(name: str, case: Case) -> Solve:
     """A method of gradlab with its own defaults."""
+    method = own_method(name)
 
     def solve(x0: Any) -> Answer:
         result = gl.minimize(

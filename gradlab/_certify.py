@@ -11,13 +11,22 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from gradlab._checks import check_callable, check_params, check_positive, scalar_loss
-from gradlab._tree import add_scaled, after, inner, max_abs, norm, num_params, working_dtype
+from gradlab._tree import (
+    add_scaled,
+    after,
+    inner,
+    max_abs,
+    norm,
+    num_params,
+    pseudo_random,
+    working_dtype,
+)
 from gradlab._typing import Array, Loss, Number, Params
 from gradlab.certificate import Certificate, Kind
 from gradlab.derivatives._leaves import eps_of
 from gradlab.derivatives.autodiff import value_grad_hvp
 from gradlab.optimizers._subproblem import rounding_of
-from gradlab.optimizers._truncated_cg import pseudo_random, truncated_cg
+from gradlab.optimizers._truncated_cg import truncated_cg
 from gradlab.optimizers._trust_region import (
     FLOOR,
     NOISY,

@@ -120,7 +120,7 @@ def _examined(
     stuck = carry.status == Status.STUCK
     doubtful = carry.status <= Status.NOISE_FLOOR
     if vouches(own):
-        eps = np.finfo(own.stiffness.dtype).eps
+        eps = jnp.finfo(own.stiffness.dtype).eps
         # Conjugate gradients do not resolve a curvature below half the digits.
         resolved = eps**0.5 if looks_at_rest(own) else NOISY * eps
         weak = own.curvature <= resolved * own.stiffness
@@ -174,7 +174,7 @@ def _far(certificate: Certificate, numbers: Numbers) -> Any:
 
     Minima without curvature, which nothing but the path can measure, are nearer by then.
     """
-    half = np.finfo(numbers.value.dtype).eps ** 0.5 * numbers.largest_size
+    half = jnp.finfo(numbers.value.dtype).eps ** 0.5 * numbers.largest_size
     return (certificate.distance > half) & (certificate.distance < np.inf)
 
 

@@ -26,11 +26,15 @@ __all__ = [
     "norm",
     "num_params",
     "packed",
+    "pseudo_random",
     "real_dtype",
     "select",
     "where",
     "working_dtype",
 ]
+
+# 2³² over the golden ratio, made odd: multiples of it are spread evenly (Knuth).
+GOLDEN = np.uint32(2654435769)
 
 
 def real_dtype(tree: PyTree) -> Any:
@@ -126,3 +130,24 @@ def packed(*scalars: Array) -> Array:
     """
     dtype = jnp.result_type(*(s for s in scalars if jnp.issubdtype(s.dtype, jnp.floating)))
     return jax.lax.optimization_barrier(jnp.stack([s.astype(dtype) for s in scalars]))
+
+
+def pseudo_random(tree: PyTree, dtype: Any, which: Array | int = 0) -> PyTree:
+    """Build a fixed direction without symmetry, another one for every `which`.
+
+    Its entries, uniform between -1/2 and 1/2, are the index of each mixed by multiplying and
+    shifting its bits (the finaliser of Appleby's MurmurHash3): a few operations an entry,
+    where a proper random generator takes a program of its own.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    made, first = [], 1
+    for leaf in leaves:
+        bits = jnp.arange(first, first + leaf.size, dtype=jnp.uint32)
+        # Odd multiples of 2³²/φ keep the sequences of different directions apart.
+        bits = (bits + jnp.asarray(which, jnp.uint32) * np.uint32(0x9E3779B9)) * GOLDEN
+        bits = (bits ^ (bits >> 16)) * np.uint32(0x85EBCA6B)
+        bits = (bits ^ (bits >> 13)) * np.uint32(0xC2B2AE35)
+        uniform = (bits ^ (bits >> 16)).astype(dtype) / 2.0**32 - 0.5
+        made.append(uniform.reshape(leaf.shape))
+        first += leaf.size
+    return jax.tree.unflatten(structure, made)

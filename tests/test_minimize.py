@@ -193,6 +193,8 @@ def backtracking(store_grad):
         backtracking(True),
         "newton",
         "newton_cg",
+        gl.make("newton_cg", preconditioner="lbfgs"),
+        gl.make("newton_cg", preconditioner="diagonal"),
     ],
     ids=[
         "gd",
@@ -203,6 +205,8 @@ def backtracking(store_grad):
         "sgd+bt+grad",
         "newton",
         "newton_cg",
+        "newton_cg+lbfgs",
+        "newton_cg+diagonal",
     ],
 )
 def test_counters_equal_the_calls_really_made(method):
@@ -558,3 +562,15 @@ def test_newton_solves_the_convex_regressions_in_at_most_twelve_steps(name):
     start = max(float(jnp.max(jnp.abs(g))) for g in jax.tree.leaves(first))
     assert largest <= 1e-10 * max(1.0, start)
     assert_close(result.fun, np.asarray(problem.minimum))
+
+
+@pytest.mark.parametrize("loss_dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("method", ["newton", "newton_cg", "cubic_newton", "lbfgs", "bfgs"])
+def test_parameters_of_eight_bits_are_minimised_as_they_are(method, loss_dtype):
+    def loss(p):
+        return jnp.sum(jnp.cosh(p["w"].astype(loss_dtype) - 0.5))
+
+    result = gl.minimize(loss, {"w": jnp.zeros((3, 2), jnp.bfloat16)}, method)
+    assert result.success, result.message
+    assert result.x["w"].dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(result.x["w"], float), 0.5, rtol=2**-8)

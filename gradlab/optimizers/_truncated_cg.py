@@ -11,19 +11,29 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from gradlab._tree import add_scaled, inner, max_abs, num_params, packed, where
+from gradlab._tree import (
+    add_scaled,
+    inner,
+    max_abs,
+    num_params,
+    packed,
+    pseudo_random,
+    select,
+    where,
+)
 from gradlab._typing import Array, Params
 from gradlab.optimizers import _trust_region as tr
+from gradlab.optimizers._preconditioner import Apply, Preconditioner
 
-__all__ = ["Path", "pseudo_random", "truncated_cg"]
+__all__ = ["Path", "truncated_cg"]
 
 
 class Path(NamedTuple):
     """Where conjugate gradients ended: the step p, and gᵀp, pᵀHp, ‖p‖ along it.
 
     `decrement` is the reduction predicted; inf where the model has no minimum inside.
+    `memory` is the preconditioner's, with what it learnt on the way.
     """
 
     step: Params
@@ -33,17 +43,18 @@ class Path(NamedTuple):
     interior: Array
     products: Array
     decrement: Array
+    memory: Any = ()
 
 
 class _Scalars(NamedTuple):
     """Scalars of the iteration, updated by recurrences: two inner products an iteration.
 
-    `rr`, `dd`, `pd`, `pp` are the products of residual, direction and step; `model` is the
-    model's value; `low` and `high` the extreme curvatures met; `ended` is RUNNING, INTERIOR
-    or BOUNDARY.
+    `rz`, `dd`, `pd`, `pp` are the products of the residual and what the preconditioner makes
+    of it, direction and step; `model` is the model's value; `low` and `high` the extreme
+    curvatures met; `ended` is RUNNING, INTERIOR or BOUNDARY.
     """
 
-    rr: Array
+    rz: Array
     dd: Array
     pd: Array
     pp: Array
@@ -61,6 +72,28 @@ class _Iteration(NamedTuple):
     residual: Params
     direction: Params
     scalars: Array
+    memory: Any
+
+
+class _Conditioned(NamedTuple):
+    """What this step does with residuals and with what it meets; None does nothing."""
+
+    inverse: Apply | None
+    learn: Callable[[Any, Params, Params, Array], Any]
+
+    def apply(self, residual: Params, rr: Array) -> tuple[Params, Array]:
+        """Return z, about H⁻¹ times the residual, and their product; rᵀr of the latter given.
+
+        Where the product is not positive, rounding or a caller's function made it so, and the
+        residual itself stands in.
+        """
+        if self.inverse is None:
+            return residual, rr
+        z = self.inverse(residual)
+        rz = inner(residual, z)
+        usable = (rz > 0) & jnp.isfinite(rz)
+        z = jax.tree.map(lambda new, r: where(usable, new.astype(r.dtype), r), z, residual)
+        return z, where(usable, rz, rr)
 
 
 RUNNING, INTERIOR, BOUNDARY = 0, 1, 2
@@ -70,8 +103,6 @@ RARE = 1e-2
 # Products spent on looking for negative curvature at a point that passed its test. For
 # n ≤ 20 they see all of it, else curvatures of a few percent of the largest.
 AT_REST = 20
-# 2³² over the golden ratio, made odd: multiples of it are spread evenly (Knuth).
-GOLDEN = np.uint32(2654435769)
 
 
 def truncated_cg(
@@ -81,6 +112,7 @@ def truncated_cg(
     state: tr.TrustRegionState,
     budget: int,
     at_rest: Array | bool,
+    preconditioner: Preconditioner | None = None,
 ) -> tuple[Path, tr.Model]:
     """Minimise the model by conjugate gradients from zero (Steihaug 1983).
 
@@ -91,6 +123,9 @@ def truncated_cg(
     eigenvector of negative curvature never shrinks, for a polynomial that is 1 at 0 and has
     its roots at positive Ritz values only grows towards the left. So the residual may end
     the search once it is well below such a part's usual size, 1/√n.
+
+    With a preconditioner the region stays round, and the residual is measured as it is, so
+    that both mean the same from step to step.
     """
     size = max_abs(grad)
     dtype = size.dtype
@@ -124,12 +159,16 @@ def truncated_cg(
         return (now.ended == RUNNING) & (now.products < most)
 
     def iterate(it: _Iteration) -> _Iteration:
-        return _advance(it, scaled_hvp, target, radius2, own, resting > 0)
+        return _advance(it, scaled_hvp, target, radius2, own, resting > 0, conditioned)
 
     zeros = jax.tree.map(jnp.zeros_like, start)
     zero, inf = jnp.zeros((), dtype), jnp.full((), jnp.inf, dtype)
-    scalars = jnp.stack(_Scalars(rr, rr, zero, zero, zero, inf, zero, zero, zero))
-    first = _Iteration(zeros, start, jax.tree.map(jnp.negative, start), scalars)
+    conditioned, memory = _conditioned(
+        preconditioner, state.memory, hvp, params, scale, resting
+    )
+    z, rz = conditioned.apply(start, rr)
+    scalars = jnp.stack(_Scalars(rz, rr, zero, zero, zero, inf, zero, zero, zero))
+    first = _Iteration(zeros, start, jax.tree.map(jnp.negative, z), scalars, memory)
     last = jax.lax.while_loop(unfinished, iterate, first)
     end = _Scalars(*last.scalars)
     slope = inner(start, last.step)
@@ -144,7 +183,11 @@ def truncated_cg(
     slope, curvature, decrement, length, inside = packed(
         slope, curvature, decrement, jnp.sqrt(end.pp), interior
     )
-    path = Path(last.step, slope, curvature, length, inside > 0, end.products, decrement)
+    looks = 0 if preconditioner is None else preconditioner.looks
+    path = Path(
+        last.step, slope, curvature, length, inside > 0, end.products + looks, decrement,
+        last.memory,
+    )  # fmt: skip
     # The least curvature at rest is known once the residual says that all was seen.
     low = where(stationary & (end.ended == RUNNING), jnp.minimum(end.low, 0), end.low)
     low, high = low * scale, end.high * scale
@@ -160,6 +203,7 @@ def _advance(
     radius2: Array,
     own: Array,
     at_rest: Array,
+    conditioned: _Conditioned,
 ) -> _Iteration:
     """Advance one iteration: along the direction, to its minimum or to the boundary.
 
@@ -168,6 +212,8 @@ def _advance(
     """
     now = _Scalars(*it.scalars)
     d = it.direction
+    if conditioned.inverse is not None:  # the recurrences below are those without
+        now = now._replace(dd=inner(d, d), pd=inner(it.step, d), pp=inner(it.step, it.step))
     hd = hvp(d)
     dhd = inner(d, hd)
     rayleigh = dhd / now.dd
@@ -186,21 +232,46 @@ def _advance(
     step = jax.tree.map(lambda p, d: kept * p + tau * d, it.step, d)
     residual = add_scaled(it.residual, tau, hd)
     rr = inner(residual, residual)
-    beta = rr / now.rr
+    z, rz = conditioned.apply(residual, rr)
+    beta = rz / now.rz
+    memory = conditioned.learn(it.memory, d, hd, positive)
     converged = where(rr <= target, INTERIOR, RUNNING)
     scalars = _Scalars(
-        rr=rr,
+        rz=rz,
         dd=rr + beta**2 * now.dd,
         pd=beta * (now.pd + tau * now.dd),
         pp=now.pp + 2 * tau * now.pd + tau**2 * now.dd,
-        model=now.model - tau * now.rr + 0.5 * tau**2 * dhd,
+        model=now.model - tau * now.rz + 0.5 * tau**2 * dhd,
         low=low,
         high=high,
         ended=where(outside > 0, BOUNDARY, converged),
         products=now.products + 1,
     )
-    direction = jax.tree.map(lambda d, r: beta * d - r, d, residual)
-    return _Iteration(step, residual, direction, packed(*scalars))
+    direction = jax.tree.map(lambda d, z: beta * d - z, d, z)
+    return _Iteration(step, residual, direction, packed(*scalars), memory)
+
+
+def _conditioned(
+    preconditioner: Preconditioner | None,
+    memory: Any,
+    hvp: Callable[[Params], Params],
+    params: Params,
+    unit: Array,
+    resting: Array,
+) -> tuple[_Conditioned, Any]:
+    """Prepare the preconditioner for a step; at rest it neither acts nor learns."""
+    if preconditioner is None:
+        return _Conditioned(None, lambda memory, *met: memory), memory
+    memory = preconditioner.look(memory, hvp, params)
+    inverse = preconditioner.inverse(memory)
+
+    def unless_resting(residual: Params) -> Params:
+        return select(resting > 0, residual, inverse(residual))
+
+    def learn(memory: Any, direction: Params, image: Params, positive: Array) -> Any:
+        return preconditioner.learn(memory, direction, image, unit, positive & (resting == 0))
+
+    return _Conditioned(unless_resting, learn), memory
 
 
 def _step_length(
@@ -215,7 +286,7 @@ def _step_length(
     """
     farthest = 1e3 * own / jnp.sqrt(now.dd)
     alpha = jnp.minimum(
-        now.rr / where(dhd == 0, 1, jnp.abs(dhd)), where(positive, jnp.inf, farthest)
+        now.rz / where(dhd == 0, 1, jnp.abs(dhd)), where(positive, jnp.inf, farthest)
     )
     alpha = where(dhd == 0, farthest, alpha)
     alpha = where(at_rest & ~positive, own / jnp.sqrt(now.dd), alpha)
@@ -224,28 +295,7 @@ def _step_length(
     # ‖p + τd‖ = Δ: both roots without cancellation, as pᵀd ≥ 0 along the iteration.
     room = jnp.maximum(radius2 - now.pp, 0)
     sum_ = now.pd + jnp.sqrt(now.pd**2 + now.dd * room)
-    forward = positive | (-now.pd * dhd <= now.rr * now.dd)
+    forward = positive | (-now.pd * dhd <= now.rz * now.dd)
     boundary = where(forward, room / where(sum_ > 0, sum_, 1), -sum_ / now.dd)
     to_boundary = outside & jnp.isfinite(radius2)
     return where(to_boundary, boundary, alpha), outside
-
-
-def pseudo_random(tree: Params, dtype: Any, which: Array | int = 0) -> Params:
-    """Build a fixed direction without symmetry, another one for every `which`.
-
-    Its entries, uniform between -1/2 and 1/2, are the index of each mixed by multiplying and
-    shifting its bits (the finaliser of Appleby's MurmurHash3): a few operations an entry,
-    where a proper random generator takes a program of its own.
-    """
-    leaves, structure = jax.tree.flatten(tree)
-    made, first = [], 1
-    for leaf in leaves:
-        bits = jnp.arange(first, first + leaf.size, dtype=jnp.uint32)
-        # Odd multiples of 2³²/φ keep the sequences of different directions apart.
-        bits = (bits + jnp.asarray(which, jnp.uint32) * np.uint32(0x9E3779B9)) * GOLDEN
-        bits = (bits ^ (bits >> 16)) * np.uint32(0x85EBCA6B)
-        bits = (bits ^ (bits >> 13)) * np.uint32(0xC2B2AE35)
-        uniform = (bits ^ (bits >> 16)).astype(dtype) / 2.0**32 - 0.5
-        made.append(uniform.reshape(leaf.shape))
-        first += leaf.size
-    return jax.tree.unflatten(structure, made)

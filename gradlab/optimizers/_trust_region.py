@@ -8,7 +8,7 @@ because each array a compiled loop carries costs a kernel to compile and to laun
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,7 @@ class TrustRegionState(NamedTuple):
         failed: Whether no acceptable step was found, so that the update was zero.
         calls: Evaluations made by the method (losses, gradients, Hessian-vector products,
             Hessians), without those its host makes.
+        memory: What a preconditioner keeps from step to step.
     """
 
     count: Array  # type: ignore[assignment]  # the name optax's hosts look for
@@ -63,6 +64,7 @@ class TrustRegionState(NamedTuple):
     model: Array
     failed: Array
     calls: Array
+    memory: Any = ()
 
     @property
     def vouches(self) -> bool:
@@ -345,6 +347,7 @@ def conclude(
     model: Model,
     remains: Remains,
     calls: Array,
+    memory: Any = (),
 ) -> tuple[Params, TrustRegionState]:
     """Turn a search's outcome into optax's updates and the next state.
 
@@ -365,4 +368,5 @@ def conclude(
         model=told.astype(dtype),
         failed=~ok,
         calls=state.calls + calls + trial.tries * jnp.array([1, 1, 0, 0], jnp.int32),
+        memory=memory,
     )

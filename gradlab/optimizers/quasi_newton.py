@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import functools
-import operator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jax.scipy.linalg import solve_triangular
 
 from gradlab._checks import check_count
 from gradlab._tree import num_params, working_dtype
 from gradlab._typing import Array, Count, Number, Params
 from gradlab.optimizers._line_method import LineSearchState, Pair, line_search_method
 from gradlab.optimizers._line_search import Point, SearchResult
+from gradlab.optimizers._pairs import Pairs, apply_inverse, no_pairs, store
 
 __all__ = ["bfgs", "lbfgs"]
 
@@ -158,97 +157,16 @@ def lbfgs(
     kept = check_count("memory", memory, smallest=1)
 
     def propose(state: LineSearchState, point: Point) -> tuple[Params, Array]:
-        return _two_loops(state.memory, point), state.memory.stored == 0
+        pairs = state.memory
+        product = apply_inverse(pairs)(point.grad)
+        scale = point.unit / pairs.unit
+        return jax.tree.map(lambda z: -scale * z, product), pairs.stored == 0
 
     def learn(pairs: Pairs, point: Point, found: SearchResult, pair: Pair) -> Pairs:
         del point
         stored = jnp.where(found.steepest, 0, pairs.stored)
-        return _store(pairs._replace(stored=stored), pair)
+        pairs = pairs._replace(stored=stored)
+        return store(pairs, pair.step, pair.change, pair.unit, pair.useful)
 
-    start = functools.partial(_no_pairs, kept=kept)
+    start = functools.partial(no_pairs, kept=kept)
     return line_search_method(start, propose, learn, noise, fading=FADING, has_model=True)
-
-
-class Pairs(NamedTuple):
-    """The last pairs, each divided by the largest entry of its step, in a ring.
-
-    `vectors` is shaped like the parameters with two leading axes: (step or change, place).
-    `products`, of the same two and a third axis, has the inner products of all with the
-    change in the place of the third. The changes are in the `unit` of the first gradient
-    since the last restart, and `stored` is the number of pairs stored since.
-    """
-
-    vectors: Params
-    products: Array
-    unit: Array
-    stored: Array
-
-
-def _no_pairs(params: Params, kept: int) -> Pairs:
-    """Build an empty memory."""
-    dtype = working_dtype(params)
-    vectors = jax.tree.map(lambda p: jnp.zeros((2, kept, *p.shape), p.dtype), params)
-    products = jnp.zeros((2, kept, kept), dtype)
-    return Pairs(vectors, products, jnp.ones((), dtype), jnp.zeros((), jnp.int32))
-
-
-def _against(vectors: Params, vector: Params, dtype: Any) -> Array:
-    """Inner products of every vector of the ring with one: shape (2, kept)."""
-
-    def products(rows: Array, v: Array) -> Array:
-        axes = tuple(range(2, rows.ndim))
-        return jnp.sum(rows.astype(dtype) * v[None, None].astype(dtype), axis=axes)
-
-    parts = jax.tree.leaves(jax.tree.map(products, vectors, vector))
-    return functools.reduce(operator.add, parts)
-
-
-def _two_loops(pairs: Pairs, point: Point) -> Params:
-    r"""Return the direction -H g, with inner products taken all at once.
-
-    The loop over the pairs from the newest is the triangular system $R \alpha = S^T g$,
-    where R is the upper triangle of $S^T Y$; the one back is
-    $R^T \delta = D \alpha - \gamma Y^T (g - Y \alpha)$ with R's diagonal D; and
-    $H g = \gamma (g - Y \alpha) + S \delta$ (Byrd, Nocedal & Schnabel 1994).
-    """
-    dtype, kept = pairs.products.dtype, pairs.products.shape[1]
-    order = (pairs.stored + jnp.arange(kept)) % kept  # from the oldest to the newest
-    known = (order < pairs.stored).astype(dtype)
-    sy, yy = pairs.products[:, order][:, :, order] * (known[:, None] * known[None])[None]
-    upper = jnp.triu(sy) + jnp.diag(1 - known)
-    yy = jnp.triu(yy) + jnp.triu(yy, 1).T
-    # Barzilai and Borwein's length, of the newest pair; without pairs the gradient itself.
-    gamma = jnp.where(yy[-1, -1] > 0, sy[-1, -1] / jnp.where(yy[-1, -1] > 0, yy[-1, -1], 1), 1)
-    s_g, y_g = _against(pairs.vectors, point.grad, dtype)[:, order] * known[None]
-    alpha = solve_triangular(upper, s_g)
-    right = jnp.diagonal(upper) * alpha - gamma * (y_g - jnp.sum(yy * alpha[None], axis=1))
-    delta = solve_triangular(upper, right, trans=1)
-    place = (jnp.arange(kept) - pairs.stored) % kept
-    weights = jnp.stack([delta, -gamma * alpha])[:, place]
-    scale = point.unit / pairs.unit
-
-    def combine(g: Array, rows: Array) -> Array:
-        weighted = weights.reshape(2, kept, *(1,) * g.ndim) * rows.astype(dtype)
-        return -scale * (gamma * g + jnp.sum(weighted, axis=(0, 1)))
-
-    return jax.tree.map(combine, point.grad, pairs.vectors)
-
-
-def _store(pairs: Pairs, pair: Pair) -> Pairs:
-    """Put a pair in the oldest one's place, unless it says nothing."""
-    slot = pairs.stored % pairs.products.shape[1]
-    unit = jnp.where(pairs.stored == 0, pair.unit, pairs.unit)
-    factor = pair.unit / jnp.where(unit > 0, unit, 1)
-
-    def put(rows: Array, s: Array, y: Array) -> Array:
-        new = jnp.stack([s, factor * y]).astype(rows.dtype)
-        return rows.at[:, slot].set(jnp.where(pair.useful, new, rows[:, slot]))
-
-    vectors = jax.tree.map(put, pairs.vectors, pair.step, pair.change)
-    # Products with what is stored, rounded as it is, so that R and D belong to it.
-    change = jax.tree.map(lambda rows: rows[1, slot], vectors)
-    column = _against(vectors, change, pairs.products.dtype)
-    column = jnp.where(pair.useful, column, pairs.products[:, :, slot])
-    products = pairs.products.at[:, :, slot].set(column)
-    unit = jnp.where(pair.useful, unit, pairs.unit)
-    return Pairs(vectors, products, unit, pairs.stored + pair.useful)
