@@ -19,7 +19,7 @@ import optax
 from gradlab import _stopping as stopping
 from gradlab._checks import scalar_loss
 from gradlab._numbers import Counts, Numbers, Precision, Problem, row
-from gradlab._tree import inner, max_abs, norm, select, where, working_dtype
+from gradlab._tree import any_lane, inner, max_abs, norm, select, where, working_dtype
 from gradlab._typing import AnyArray, Array, Params
 from gradlab.derivatives._leaves import eps_of
 from gradlab.derivatives.autodiff import value_grad_hvp
@@ -27,6 +27,7 @@ from gradlab.derivatives.with_derivative import with_derivative
 from gradlab.optimizers._protocol import (
     calls_made,
     follows_curvature,
+    heeds_idleness,
     looks_at_rest,
     takes_args,
     value_and_grad_in,
@@ -37,7 +38,6 @@ __all__ = [
     "Carry",
     "Program",
     "advance",
-    "any_lane",
     "auxiliary",
     "begin",
     "rewind",
@@ -212,17 +212,6 @@ def rewind(carry: Carry) -> Carry:
 
 
 @jax.custom_batching.custom_vmap
-def any_lane(flag: Array) -> Array:
-    """Return the flag; under `vmap`, whether any lane has it."""
-    return flag
-
-
-@any_lane.def_vmap
-def any_lane_batched(axis_size: int, in_batched: list[bool], flag: Array):
-    return any_lane(jnp.any(flag) if in_batched[0] else flag), False
-
-
-@jax.custom_batching.custom_vmap
 def _this_lane(flag: Array) -> Array:
     """Return True, which the loop's predicate has checked; under `vmap`, the lane's flag.
 
@@ -247,6 +236,8 @@ def _iterate(program: Program, problem: Problem, carry: Carry, active: Array) ->
         keywords["noise"] = problem.noise
     if looks_at_rest(carry.state):
         keywords["at_rest"] = Counts.of(carry.counts).pending != -1
+    if heeds_idleness(carry.state):
+        keywords["active"] = active
     if takes_args(method):
         keywords["args"] = problem.args
     updates, state = method.update(carry.grad, carry.state, carry.params, **keywords)

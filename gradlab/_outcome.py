@@ -13,7 +13,7 @@ from gradlab import _driver as driver
 from gradlab import _engine as engine
 from gradlab._numbers import Counts, Numbers, Problem
 from gradlab._stopping import default_gtol
-from gradlab._tree import num_params, select
+from gradlab._tree import any_lane, num_params, select
 from gradlab._typing import Params
 from gradlab.certificate import Certificate, Kind
 from gradlab.optimizers._protocol import follows_curvature, last_link, looks_at_rest, vouches
@@ -137,7 +137,7 @@ def _examined(
     if from_python:
         certificate = look() if doubtful else told
     else:
-        looked = jax.lax.cond(engine.any_lane(doubtful), look, lambda: told)
+        looked = jax.lax.cond(any_lane(doubtful), look, lambda: told)
         certificate = select(doubtful, looked, told)
     kind = certificate.kind
     refused = (kind == Kind.SADDLE) | (kind == Kind.MAXIMUM)

@@ -20,6 +20,7 @@ __all__ = [
     "add_scaled",
     "after",
     "all_finite",
+    "any_lane",
     "inner",
     "max_abs",
     "moved",
@@ -109,6 +110,17 @@ def after(known: Array, matrix: Array) -> Array:
     such batches on two cores wait for ever. Where `known` is NaN so is the result.
     """
     return jnp.where(jnp.isnan(jnp.sum(known)), jnp.nan, matrix)
+
+
+@jax.custom_batching.custom_vmap
+def any_lane(flag: Array) -> Array:
+    """Return the flag; under `vmap`, whether any lane has it."""
+    return flag
+
+
+@any_lane.def_vmap
+def any_lane_batched(axis_size: int, in_batched: list[bool], flag: Array):
+    return any_lane(jnp.any(flag) if in_batched[0] else flag), False
 
 
 def all_finite(a: PyTree) -> Array:

@@ -60,7 +60,18 @@ def line_search_method(
     def init(params: Params) -> LineSearchState:
         return initial_state(params, start(params))
 
-    def update(updates, state, params=None, *, value, grad, value_fn, noise=None, **extra):
+    def update(
+        updates,
+        state,
+        params=None,
+        *,
+        value,
+        grad,
+        value_fn,
+        noise=None,
+        active=True,
+        **extra,
+    ):
         del updates  # the step is judged by the loss, so it must come from its gradient
         noise = default_noise if noise is None else noise
         value, eps = loss_value(value, params)
@@ -77,6 +88,7 @@ def line_search_method(
             eps,
             ceiling=above,
             sigma=sigma,
+            active=active,
         )
         pair = measure(point, found)
         memory = learn(state.memory, point, found, pair)
@@ -108,6 +120,11 @@ class LineSearchState(NamedTuple):
     model: Array
     failed: Array
     calls: Array
+
+    @property
+    def heeds_idleness(self) -> bool:
+        """Its `update` takes `active`."""
+        return True
 
     @property
     def step_size(self) -> Array:

@@ -203,6 +203,7 @@ def search(
     *,
     ceiling: Array | None = None,
     sigma: float | None = SIGMA,
+    active: Array | bool = True,
 ) -> SearchResult:
     """Search along a direction, then, should nothing be found there, along -g.
 
@@ -220,6 +221,7 @@ def search(
         eps: Rounding unit of the loss.
         ceiling: Value from which decrease is counted; default the point's.
         sigma: Part of the first slope that may be left.
+        active: Whether to search at all.
     """
     params, value, gradient, unit = point
     size = begin.steepest_size
@@ -247,7 +249,7 @@ def search(
         return new_grad, pack(*_advance(now, seen, line, sigma))
 
     def searching(carry: tuple[Params, Array]) -> Array:
-        return _Bracket(*carry[1]).ended == SEARCHING
+        return (_Bracket(*carry[1]).ended == SEARCHING) & active
 
     # Only a gradient of the parameters' structure is carried: the step is made anew.
     blank = jax.tree.map(lambda p: jnp.zeros_like(p), params)

@@ -64,6 +64,15 @@ def looks_at_rest(state: Any) -> bool:
     return getattr(last_link(state), "looks_at_rest", False)
 
 
+def heeds_idleness(state: Any) -> bool:
+    """Whether its `update` takes `active`, to search for nobody whose run has ended.
+
+    A batch goes on until its last member is done, and what the others would do by then is
+    thrown away; loops that only they keep turning are time lost for all.
+    """
+    return getattr(last_link(state), "heeds_idleness", False)
+
+
 def vouches(state: Any) -> bool:
     """Whether the method knows enough of the Hessian to say what its answer is."""
     return getattr(last_link(state), "vouches", False)

@@ -33,7 +33,8 @@ class Path(NamedTuple):
     """Where conjugate gradients ended: the step p, and gᵀp, pᵀHp, ‖p‖ along it.
 
     `decrement` is the reduction predicted; inf where the model has no minimum inside.
-    `memory` is the preconditioner's, with what it learnt on the way.
+    `possible` says whether there is any step, and `memory` is the preconditioner's, with
+    what it learnt on the way.
     """
 
     step: Params
@@ -43,7 +44,8 @@ class Path(NamedTuple):
     interior: Array
     products: Array
     decrement: Array
-    memory: Any = ()
+    possible: Array
+    memory: Any
 
 
 class _Scalars(NamedTuple):
@@ -113,6 +115,7 @@ def truncated_cg(
     budget: int,
     at_rest: Array | bool,
     preconditioner: Preconditioner | None = None,
+    active: Array | bool = True,
 ) -> tuple[Path, tr.Model]:
     """Minimise the model by conjugate gradients from zero (Steihaug 1983).
 
@@ -156,7 +159,7 @@ def truncated_cg(
 
     def unfinished(it: _Iteration) -> Array:
         now = _Scalars(*it.scalars)
-        return (now.ended == RUNNING) & (now.products < most)
+        return (now.ended == RUNNING) & (now.products < most) & active
 
     def iterate(it: _Iteration) -> _Iteration:
         return _advance(it, scaled_hvp, target, radius2, own, resting > 0, conditioned)
@@ -186,14 +189,14 @@ def truncated_cg(
     looks = 0 if preconditioner is None else preconditioner.looks
     path = Path(
         last.step, slope, curvature, length, inside > 0, end.products + looks, decrement,
-        last.memory,
+        possible, last.memory,
     )  # fmt: skip
     # The least curvature at rest is known once the residual says that all was seen.
     low = where(stationary & (end.ended == RUNNING), jnp.minimum(end.low, 0), end.low)
     low, high = low * scale, end.high * scale
     # What the steps to here have met counts too: a made-up direction may miss most of it.
     high = where(stationary, jnp.maximum(high, state.stiffness.astype(dtype)), high)
-    return path, tr.Model(radius, low, start_norm, high, possible)
+    return path, tr.Model(radius, low, start_norm, high)
 
 
 def _advance(

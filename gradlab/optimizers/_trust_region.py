@@ -67,6 +67,11 @@ class TrustRegionState(NamedTuple):
     memory: Any = ()
 
     @property
+    def heeds_idleness(self) -> bool:
+        """Its `update` takes `active`."""
+        return True
+
+    @property
     def vouches(self) -> bool:
         """It knows enough of the Hessian to say what its answer is."""
         return True
@@ -163,17 +168,15 @@ def loss_value(value: Array | float, params: Params) -> tuple[Array, float]:
 
 
 class Model(NamedTuple):
-    """What a method knows of its quadratic model before it searches along it.
+    """What a method knows of its quadratic model.
 
-    `radius` is the region to begin with, the others as in the state. `possible` says
-    whether the model has any step to offer; None means that it has.
+    `radius` is the region to begin with, the others as in the state.
     """
 
     radius: Array
     curvature: Array
     start_norm: Array
     stiffness: Array
-    possible: Array | None = None
 
 
 class Proposal(NamedTuple):
@@ -202,6 +205,26 @@ class Trial(NamedTuple):
         """Pack the scalars."""
         numbers = jnp.stack([value, radius, ratio, grad_max])
         return cls(updates, grad, numbers, jnp.stack([accepted, lost, count]).astype(jnp.int32))
+
+    @classmethod
+    def start(cls, params: Params, grad: Params, radius: Array) -> Trial:
+        """Build the state before the first trial."""
+        no, zero = jnp.zeros((), bool), jnp.zeros_like(radius)
+        return cls.pack(
+            jax.tree.map(jnp.zeros_like, params), grad, value=zero, radius=radius, ratio=zero,
+            grad_max=zero, accepted=no, lost=no, count=jnp.zeros((), jnp.int32),
+        )  # fmt: skip
+
+    def begin(self, radius: Array, possible: Array) -> Trial:
+        """Go on with this radius, or end where no step is `possible`."""
+        return self._replace(
+            numbers=self.numbers.at[1].set(radius), flags=self.flags.at[1].set(~possible)
+        )
+
+    @property
+    def unfinished(self) -> Array:
+        """Whether another trial may find a step."""
+        return (self.flags[0] == 0) & (self.flags[1] == 0) & (self.tries < MAX_TRIALS)
 
     @property
     def value(self) -> Array:
@@ -253,26 +276,30 @@ class Remains(NamedTuple):
 
 
 def search(
+    start: Trial,
     loss: Callable[[Params], Array],
     params: Params,
     value: Array,
-    grad: Params,
-    model: Model,
     propose: Callable[[Array], Proposal],
     noise: Array | float | None,
     eps: float,
     *,
     always: bool = False,
+    once: Array | bool = False,
+    active: Array | bool = True,
 ) -> Trial:
     """Shrink the region until the step proposed for it is acceptable.
 
     The trial point is `optax.apply_updates(params, updates)`, to the bit the one the host
     will have, so the value and gradient found belong to it. Each trial costs one loss and
-    one gradient; `propose` must cost none. `always` takes the first step, whatever it does.
+    one gradient; `propose` must cost none. `always` takes the first step, whatever it does;
+    `once` makes one trial, and leaves the search unfinished if it fails; without `active`
+    there is none.
     """
+    most = jnp.where(once, start.tries + 1, MAX_TRIALS)
 
     def searching(trial: Trial) -> Array:
-        return (trial.flags[0] == 0) & (trial.flags[1] == 0) & (trial.tries < MAX_TRIALS)
+        return trial.unfinished & (trial.tries < most) & active
 
     def attempt(trial: Trial) -> Trial:
         proposal = propose(trial.radius)
@@ -292,13 +319,6 @@ def search(
             count=trial.tries + 1,
         )  # fmt: skip
 
-    no, zero = jnp.zeros((), bool), jnp.zeros_like(value)
-    start = Trial.pack(
-        jax.tree.map(jnp.zeros_like, params), grad, value=value, radius=model.radius,
-        ratio=zero, grad_max=zero, accepted=no,
-        lost=no if model.possible is None else ~model.possible,
-        count=jnp.zeros((), jnp.int32),
-    )  # fmt: skip
     return jax.lax.while_loop(searching, attempt, start)
 
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from gradlab._typing import Array, Number
-from gradlab.optimizers._dense import Offered, Spectrum, dense_method, predicted_by
+from gradlab.optimizers._dense import Offered, dense_method, predicted_by
+from gradlab.optimizers._quadratic import Spectrum
 from gradlab.optimizers._subproblem import (
     is_positive_definite,
     largest_curvature,
@@ -69,7 +70,7 @@ def newton(*, noise: Number | None = None) -> optax.GradientTransformationExtraA
         >>> print(result.x, result.nit)
         [3. 3.] 1
     """
-    return dense_method(_within_region, _region, noise, bends=True)
+    return dense_method(_within_region, _region, noise, bends=True, spares=True)
 
 
 def cubic_newton(*, noise: Number | None = None) -> optax.GradientTransformationExtraArgs:
@@ -221,23 +222,14 @@ def pure_newton() -> optax.GradientTransformationExtraArgs:
 def _region(spectrum: Spectrum, radius: Array) -> Array:
     """Make an infinite region finite where the model has no minimum."""
     bounded = jnp.isfinite(radius) | is_positive_definite(spectrum.followed)
-    bounded |= jnp.isfinite(_norm(spectrum.whole))
     return jnp.where(bounded, radius, spectrum.natural)
 
 
 def _within_region(spectrum: Spectrum, radius: Array) -> Offered:
-    """Offer the model's minimiser within the region.
-
-    Where the least eigenvalue is lost in the rounding of the largest, but not the Newton step,
-    that is the minimiser if the region holds it.
-    """
-    w, g, whole = spectrum.followed, spectrum.grad, spectrum.whole
+    """Offer the model's minimiser within the region."""
+    w, g = spectrum.followed, spectrum.grad
     p, binding = solve_subproblem(w, g, radius)
-    predicted = predicted_by(w, g, p)
-    inside = ~is_positive_definite(w) & (_norm(whole) <= radius)
-    p = jnp.where(inside, whole, p)
-    predicted = jnp.where(inside, -0.5 * jnp.sum(g * whole), predicted)
-    return Offered(p, predicted, binding & ~inside, _norm(p))
+    return Offered(p, predicted_by(w, g, p), binding, _norm(p))
 
 
 def _weight(spectrum: Spectrum, size: Array) -> Array:

@@ -102,6 +102,7 @@ def newton_cg(
         value_fn,
         noise=None,
         at_rest=False,
+        active=True,
         **extra,
     ):
         del updates  # the step is judged by the loss, so it must come from its gradient
@@ -110,13 +111,17 @@ def newton_cg(
         value, eps = tr.loss_value(value, params)
         budget = max_products or min(2 * num_params(params), 250)
         hvp = value_grad_hvp(loss, params)[2]
-        path, model = truncated_cg(hvp, params, grad, state, budget, at_rest, conditioned)
-        trial = tr.search(loss, params, value, grad, model, _propose(path, params), noise, eps)
+        path, model = truncated_cg(
+            hvp, params, grad, state, budget, at_rest, conditioned, active
+        )
+        propose = _propose(path, params)
+        start = tr.Trial.start(params, grad, model.radius).begin(model.radius, path.possible)
+        trial = tr.search(start, loss, params, value, propose, noise, eps, active=active)
         calls = jnp.stack([0, 1, path.products, 0]).astype(jnp.int32)
         remains = _what_remains(path, model, params, grad, trial)
         if at_rest is not False:
             resolved = model.curvature > jnp.finfo(value.dtype).eps ** 0.5 * model.stiffness
-            lost = jnp.asarray(at_rest) & ~resolved
+            lost = jnp.asarray(at_rest) & ~resolved & active
             heard = jax.lax.cond(
                 lost, lambda: _loudness(hvp, params, grad), lambda: remains.loudness
             )
