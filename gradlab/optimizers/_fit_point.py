@@ -241,21 +241,22 @@ def arrive(
     plain = _jacobian(problem, x, jnp.isfinite(value))
     to_r, to_j, slopes, raised = problem.corrected(residuals)
     r, jacobian = to_r * residuals, to_j[:, None] * plain
-    usable = jnp.isfinite(jnp.sum(jnp.abs(jacobian)) + jnp.sum(jnp.abs(r)))
-    r, jacobian = jnp.where(usable, r, 0), jnp.where(usable, jacobian, 0)
-    gradient = jnp.sum(r[:, None] * jacobian, axis=0)
-    outwards = None if box is None else _pushed_out(box, x, gradient)
-    if outwards is not None:
-        jacobian = jnp.where(outwards[None, :], 0, jacobian)
-        gradient = jnp.where(outwards, 0, gradient)
-    scale = _next_scale(before, jacobian, x)
+    size = jnp.sqrt(value) if problem.is_linear else norm(residuals)
+    columns, gradient = jnp.sqrt(jnp.sum(jacobian**2, axis=0)), times(r, jacobian)
+    usable = jnp.isfinite(size + jnp.sum(columns))
+    free = usable
+    if box is not None:
+        outwards = _pushed_out(box, x, gradient)
+        free = usable & ~outwards
+    r, jacobian = jnp.where(usable, r, 0), jnp.where(free, jacobian, 0)
+    columns, gradient = jnp.where(free, columns, 0), jnp.where(free, gradient, 0)
+    scale = _next_scale(before, columns, x)
     unit = jnp.where(scale > 0, scale, 1)
     values, basis, turned = _factor(jacobian / unit[None, :], r)
     keep = values > max(jacobian.shape) * eps * jnp.max(values)
     inverse = jnp.where(keep, 1 / jnp.where(keep, values, 1), 0)
     promise = jnp.sum(jnp.where(keep, turned, 0) ** 2)
-    size = jnp.sqrt(value) if problem.is_linear else norm(residuals)
-    noise = eps * (size + norm(times(jnp.abs(x), jnp.abs(jacobian).T)))
+    noise = eps * (size + norm_by_dot(times(jnp.abs(x), jnp.abs(jacobian).T)))
     span = jnp.maximum(before.span, jnp.abs(x))
     longest = norm(unit * span)
     length = norm(inverse * turned) / jnp.where(longest > 0, longest, 1)
@@ -269,7 +270,7 @@ def arrive(
         own = problem.curvature(x, jnp.where(usable, slopes * residuals, 0))
         if not problem.is_linear:
             own = own + times((raised[:, None] * plain).T, plain)
-        if outwards is not None:
+        if box is not None:
             own = jnp.where(outwards[None, :] | outwards[:, None], 0, own)
         own = own / unit[None, :] / unit[:, None]
         own = jnp.where(jnp.isfinite(jnp.sum(jnp.abs(own))), own, 0)
@@ -334,14 +335,13 @@ class _Told(NamedTuple):
     numbers: Array
 
 
-def _next_scale(before: Point, jacobian: Array, x: Array) -> Array:
+def _next_scale(before: Point, columns: Array, x: Array) -> Array:
     """Update the scale of the parameters; at a start, make all of them count alike.
 
     There a unit of scale is what a parameter's own size does to the residuals, at most: a
     column that is small by chance, as of a parameter with next to no effect so far out, would
     let the first steps throw its parameter away.
     """
-    columns = jnp.sqrt(jnp.sum(jacobian**2, axis=0))
     size = jnp.abs(x)
     alike = jnp.max(columns * size) / jnp.where(size > 0, size, 1)
     first = jnp.where(size > 0, jnp.maximum(alike, columns), columns)
@@ -429,6 +429,11 @@ def along(matrix: Array, v: Array) -> Array:
 def across(matrix: Array, v: Array) -> Array:
     """Likewise for the transposed matrix."""
     return jnp.sum(matrix * v[:, None], axis=0)
+
+
+def norm_by_dot(v: Array) -> Array:
+    """Euclidean length of a long vector: the compiler makes three kernels of a long sum."""
+    return jnp.sqrt(times(v, v))
 
 
 def norm(v: Array) -> Array:

@@ -294,7 +294,7 @@ def _offer(
         half = -0.5 * damped_inverse(point, size) * across(point.basis, pull)
         within = 16 * jnp.sum(half**2) <= ACCELERATION**2 * jnp.sum(model**2)
         step = along(point.basis, model + jnp.where(within, half, 0))
-        own = jnp.sum(to_slope * point.residuals * bend)
+        own = times(to_slope * point.residuals, bend)
         scalars = jnp.stack([promised - own, jnp.where(within, 0, 1).astype(step.dtype)])
         return jnp.concatenate([step, scalars])
 
@@ -311,7 +311,7 @@ def _offer(
 def _promise(point: Point, model: Array, move: Array, box: Box | None) -> Array:
     """Reduction that the model promises; a step that no bound cuts is known in its basis."""
     if box is None:
-        return -jnp.sum(model * (2 * point.slopes + point.curvatures * model))
+        return jnp.sum(model * (-2 * point.slopes - point.curvatures * model))
     along_basis = across(point.basis, point.unit * move)
     bent = jnp.sum(point.curvatures * along_basis**2)
     return -2 * jnp.sum(point.gradient * move) - bent
