@@ -190,10 +190,15 @@ class Point(NamedTuple):
         """Largest absolute curvature of the model."""
         return self.numbers[..., 14]
 
+    @property
+    def looked(self) -> Array:
+        """Whether second derivatives were made here."""
+        return self.numbers[..., 15] != 0
+
 
 def blank_point(m: int, n: int, dtype: Any) -> Point:
     """Build the point before any was reached."""
-    numbers = np.array([np.inf] * 5 + [0] * 3 + [np.inf] * 2 + [0] * 5, dtype)
+    numbers = np.array([np.inf] * 5 + [0] * 3 + [np.inf] * 2 + [0] * 6, dtype)
     return Point(
         jnp.zeros(m, dtype), jnp.zeros((m, n), dtype), jnp.zeros((6, n), dtype),
         jnp.zeros((2, n, n), dtype), jnp.asarray(numbers),
@@ -262,8 +267,13 @@ def arrive(
     length = norm(inverse * turned) / jnp.where(longest > 0, longest, 1)
     level = jnp.maximum(NOISE * noise * (jnp.sqrt(jnp.maximum(value, 0)) + noise), least_noise)
     near = before.near | (promise <= NEAR * level) if finishing else jnp.zeros((), bool)
-    left = norm(along(before.whitening, gradient / before.unit))
+    white = along(before.whitening, gradient / before.unit)
+    left = norm(white)
     enough = finish & (left <= FINISHED * noise)
+    # Newton's method squares what is left, and a step by the Hessian of the point before
+    # leaves twice as much: where that is noise, second derivatives are not made again.
+    again = finish & ~enough & ~second & (2 * left**2 <= FINISHED * noise * before.steepness)
+    looked = (near | second) & ~enough & ~again
     model = _Model(values**2, values * turned, basis)
 
     def with_curvature() -> _Told:
@@ -284,29 +294,27 @@ def arrive(
         lowest = jnp.where(whole, relative[0], jnp.minimum(relative[0], 0))
         relative = jnp.stack([lowest, relative[1]])
         extremes = _extremes(chosen.curvatures)
-        white = along(whitening, gradient / unit)
-        told = [*jnp.where(near, relative, extremes), norm(white), follow, sharp & near]
+        whitened = along(whitening, gradient / unit)
+        told = [*jnp.where(near, relative, extremes), norm(whitened), follow, sharp & near]
         return _Told(
-            jnp.stack([chosen.curvatures, chosen.slopes, -across(whitening, white)]),
+            jnp.stack([chosen.curvatures, chosen.slopes, -across(whitening, whitened)]),
             jnp.stack([chosen.basis, whitening]),
             stacked([*told, *extremes], r.dtype),
         )
 
     def without() -> _Told:
         extremes = _extremes(model.curvatures)
-        known = jnp.where(enough, before.numbers[8:10], extremes)
+        known = jnp.where(enough | again, before.numbers[8:10], extremes)
+        whitening = jnp.where(again, before.whitening * (unit / before.unit)[None, :], 0)
         return _Told(
-            jnp.stack([model.curvatures, model.slopes, jnp.zeros_like(unit)]),
-            jnp.stack([basis, jnp.zeros_like(basis)]),
-            stacked([*known, 0, 0, 0, *extremes], r.dtype),
+            jnp.stack([model.curvatures, model.slopes, -across(whitening, white)]),
+            jnp.stack([basis, whitening]),
+            stacked([*known, jnp.where(again, left, 0), 0, again, *extremes], r.dtype),
         )
 
-    if problem.exact:
-        told = jax.lax.cond((near | second) & ~enough, with_curvature, without)
-    else:
-        told = without()
+    told = jax.lax.cond(looked, with_curvature, without) if problem.exact else without()
     finite = usable & jnp.isfinite(value)
-    numbers = [value, promise, noise, length, level, finite, near, left, *told.numbers]
+    numbers = [value, promise, noise, length, level, finite, near, left, *told.numbers, looked]
     return Point(
         residuals,
         jacobian,

@@ -238,7 +238,7 @@ def _decide(
     close = at_noise | (point.promise <= NOISY * point.level)
     finished = (taken & at_noise & _is_short(reached)) | (given_up & close & _is_short(point))
     finished = finished | nothing
-    second = seen.worth & (reached.second | reached.near) & ~enough
+    second = seen.worth & reached.looked
     flags = [tries, 0, ended, taken, finished]
     calls = [now.calls[0] + seen.tried, now.calls[1] + seen.worth]
     calls += [now.calls[2] + offer.bends, now.calls[3] + second]
