@@ -258,14 +258,15 @@ def arrive(
     scale = _next_scale(before, columns, x)
     unit = jnp.where(scale > 0, scale, 1)
     values, basis, turned = _factor(jacobian / unit[None, :], r)
-    keep = values > max(jacobian.shape) * eps * jnp.max(values)
+    keep = values > max(jacobian.shape) * eps * values[0]  # the largest comes first
     inverse = jnp.where(keep, 1 / jnp.where(keep, values, 1), 0)
     promise = jnp.sum(jnp.where(keep, turned, 0) ** 2)
     noise = eps * (size + norm_by_dot(times(jnp.abs(x), jnp.abs(jacobian).T)))
     span = jnp.maximum(before.span, jnp.abs(x))
     longest = norm(unit * span)
     length = norm(inverse * turned) / jnp.where(longest > 0, longest, 1)
-    level = jnp.maximum(NOISE * noise * (jnp.sqrt(jnp.maximum(value, 0)) + noise), least_noise)
+    loud = size if problem.is_linear else jnp.sqrt(jnp.maximum(value, 0))
+    level = jnp.maximum(NOISE * noise * (loud + noise), least_noise)
     near = before.near | (promise <= NEAR * level) if finishing else jnp.zeros((), bool)
     white = along(before.whitening, gradient / before.unit)
     left = norm(white)
@@ -303,7 +304,7 @@ def arrive(
         )
 
     def without() -> _Told:
-        extremes = _extremes(model.curvatures)
+        extremes = jnp.stack([model.curvatures[-1], model.curvatures[0]])
         known = jnp.where(enough | again, before.numbers[8:10], extremes)
         whitening = jnp.where(again, before.whitening * (unit / before.unit)[None, :], 0)
         return _Told(
@@ -371,7 +372,7 @@ def _factor(jacobian: Array, r: Array) -> tuple[Array, Array, Array]:
     triangle = jnp.linalg.qr(jnp.concatenate([jacobian, r[:, None]], axis=1), mode="r")
     k = min(m, n)
     u, values, vt = _singular_values(triangle[:k, :n])
-    turned = times(triangle[:k, n], u)
+    turned = across(u, triangle[:k, n])
     pad = n - k
     return (
         jnp.pad(values, (0, pad)),
