@@ -1,11 +1,15 @@
 """How often do gradlab's least-squares methods find the minimum, how fast, beside peers?
 
 The Moré-Garbow-Hillstrom functions as residuals, in 40 sizes from 1, 10 and 100 times their
-published starts (119 in all), judged as `minimizers.py` judges; and the warm time of a solve
-on NIST's regressions beside optimistix's Levenberg-Marquardt, both compiled whole, where both
-reach six digits. `experiments/nist.py` has the digits.
+published starts (119 in all), judged as `minimizers.py` judges; the warm time of a solve on
+NIST's regressions beside optimistix's Levenberg-Marquardt, both compiled whole, where both
+reach six digits; and the certified digits on all of NIST's, by default of `least_squares` and
+of `minimize` with Newton's method on the sums of squares alone. `experiments/nist.py` has the
+digits of many more solvers.
 
-    python benchmarks/least_squares.py [--methods NAME ...] [--dtype float32] [--time] [--quick]
+    python benchmarks/least_squares.py [--methods NAME ...] [--dtype float32] [--quick]
+    python benchmarks/least_squares.py --time [--quick]
+    python benchmarks/least_squares.py --digits [SOLVER ...] [--quick]
 """
 
 from __future__ import annotations
@@ -17,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
 import jax
+import nist
 import numpy as np
 from minimizers import QUICK, Run, _least_seconds, print_failures, print_table
 from minimizers_cases import SCALES, Answer, Case, best_values, cases, judge
@@ -26,13 +32,14 @@ from minimizers_cases import SCALES, Answer, Case, best_values, cases, judge
 import gradlab as gl
 from gradlab.least_squares import least_squares
 
-__all__ = ["main", "measure", "measure_time"]
+__all__ = ["main", "measure", "measure_digits", "measure_time"]
 
 METHODS = ("levenberg_marquardt",)
 # Least values known of the cases whose problem knows none, found by many solvers.
 BEST = {"chebyquad 10": 0.0047727136953730196}
 TIMED = ("misra1a", "danwood", "chwirut2", "rat42", "eckerle4", "gauss1", "thurber")
 TOLERANCE = 1e-12
+DIGITS = (nist.OURS[0], nist.MINIMIZE)
 
 
 def measure(methods: Sequence[str], found: Sequence[Case]) -> list[Run]:
@@ -91,6 +98,17 @@ def measure_time(names: Sequence[str]) -> float | None:
     return median
 
 
+def measure_digits(solvers: Sequence[str], names: Sequence[str] | None = None) -> None:
+    """Print how many certified digits solvers of `experiments/nist.py` reach, and the worst."""
+    rows = nist.measure(names=names, chosen=solvers)
+    print(nist.table(rows))
+    for row in rows:
+        if row["digits"] < 8 or not row["success"]:
+            said = "success" if row["success"] else "failure"
+            start = f"{row['problem']} {row['start']}"
+            print(f"{row['solver']:<24}{start:<16}{row['digits']:>5.1f} digits, says {said}")
+
+
 def _compiled(problem: Any) -> Callable[[Any], Any]:
     """Compile a whole solve."""
 
@@ -109,11 +127,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--starts", nargs="+", type=float, default=SCALES, help="scales")
     parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
     parser.add_argument("--time", action="store_true", help="warm times only")
+    parser.add_argument(
+        "--digits", nargs="*", choices=tuple(nist.solvers()), metavar="SOLVER",
+        help="NIST's certified digits only, by default of " + " and ".join(DIGITS),
+    )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="five functions only")
     options = parser.parse_args(argv)
     jax.config.update("jax_enable_x64", True)
     if options.time:
         measure_time(TIMED[:2] if options.quick else TIMED)
+        return
+    if options.digits is not None:
+        measure_digits(options.digits or DIGITS, nist.QUICK if options.quick else None)
         return
     names = options.problems or (QUICK if options.quick else None)
     runs = measure(options.methods, cases(options.dtype, options.starts, names))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import functools
+import operator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -111,7 +112,7 @@ def certify(
         raise TypeError(f"`args` must be a tuple, got {type(args).__name__}. Write (data,).")
     noise, length = check_positive("noise", noise), check_positive("length", length)
     value, x = scalar_loss(loss, False), check_params(x)
-    look = jax.jit(partial(examine, lambda x: value(x, *args)[0]))
+    look = jax.jit(functools.partial(examine, lambda x: value(x, *args)[0]))
     return look(x, noise, norm(x) if length is None else length)
 
 
@@ -157,16 +158,18 @@ def examine(
     level = noise_level(value, value, noise)
     length = jnp.asarray(length, dtype)
     length = jnp.where(length > 0, length, 1)
-    changes, slopes = _around(value_fn, x, value, grad, seen.direction, length)
+    sides = _around(value_fn, x, value, grad, seen.direction, length)
     # Where nothing changes along the direction, as of a variable that does not matter at the
     # point, no gradient leads anywhere.
-    loud = seen.loud & jnp.any(jnp.maximum(jnp.abs(changes[:2]), jnp.abs(slopes[:2])) > level)
+    loud = seen.loud & _any(
+        jnp.maximum(jnp.abs(side.changes[0]), jnp.abs(side.slopes[0])) > level for side in sides
+    )
     seen = seen._replace(
         loud=loud,
         decrement=jnp.where(loud, jnp.inf, seen.decrement),
         distance=jnp.where(loud, jnp.inf, seen.distance),
     )
-    kind = _kind(_Facts(value, grad, seen, level, changes, slopes))
+    kind = _kind(_Facts(value, grad, seen, level, sides))
     return Certificate(
         kind=kind,
         value=value,
@@ -175,8 +178,8 @@ def examine(
         stiffness=seen.size,
         decrement=seen.decrement,
         noise=level,
-        lowest=jnp.min(changes),
-        nfev=jnp.asarray(1 + changes.size, jnp.int32),
+        lowest=jnp.minimum(*(jnp.min(side.changes) for side in sides)),
+        nfev=jnp.asarray(1 + sum(side.changes.size for side in sides), jnp.int32),
         nhvp=jnp.asarray(seen.products, jnp.int32),
         distance=seen.distance,
     )
@@ -314,22 +317,27 @@ def _around(
     grad: Params,
     least: Params,
     length: Array,
-) -> tuple[Array, Array]:
-    """Return the changes of the loss around x, a row a direction, and what slopes explain."""
+) -> tuple[_Side, _Side]:
+    """Return how the loss changes around x, ahead and behind."""
     dtype = value.dtype
     scales = jnp.array([s * t for s in (1, -1) for t in LENGTHS], dtype)
 
-    def look(index: Array) -> tuple[Array, Array]:
-        which, place = index // scales.size, index % scales.size
+    def look(which: Array) -> tuple[Array, Array, Array]:
         group = _group(x, which - 1, length)
         d = jax.tree.map(lambda a, b: jnp.where(which == 0, length * a, b), least, group)
-        change = value_fn(add_scaled(x, scales[place], d)).astype(dtype) - value
-        return change, scales[place] * inner(grad, d)
 
-    # One after the other: many at once would take the memory of as many losses.
-    changes, slopes = jax.lax.map(look, jnp.arange((1 + DIRECTIONS) * scales.size))
-    rows = (2 * (1 + DIRECTIONS), len(LENGTHS))
-    return changes.reshape(rows), slopes.reshape(rows)
+        def change(scale: Array) -> Array:
+            return value_fn(add_scaled(x, scale, d)).astype(dtype) - value
+
+        changes = jax.lax.map(change, scales)
+        return changes[: len(LENGTHS)], changes[len(LENGTHS) :], inner(grad, d)
+
+    # One after the other: many at once would take the memory of as many losses. In two parts:
+    # XLA runs a program with any array of more than 512 bytes in several threads, which takes
+    # longer than the whole run of a small problem.
+    ahead, behind, slopes = jax.lax.map(look, jnp.arange(1 + DIRECTIONS))
+    slopes = slopes[:, None] * scales[None, : len(LENGTHS)]
+    return _Side(ahead, slopes), _Side(behind, -slopes)
 
 
 def _group(x: Params, which: Array, length: Array) -> Params:
@@ -348,6 +356,21 @@ def _group(x: Params, which: Array, length: Array) -> Params:
     return jax.tree.unflatten(jax.tree.structure(x), leaves)
 
 
+class _Side(NamedTuple):
+    """Changes of the loss on one side of a point, a row a direction, and what slopes explain.
+
+    The first direction is that of the least curvature, the first length the longest.
+    """
+
+    changes: Array
+    slopes: Array
+
+
+def _any(flags: Iterable[Array]) -> Array:
+    """Whether any entry of any of them is set."""
+    return functools.reduce(operator.or_, [jnp.any(flag) for flag in flags])
+
+
 class _Facts(NamedTuple):
     """All that was found at the point."""
 
@@ -355,54 +378,63 @@ class _Facts(NamedTuple):
     grad: Params
     seen: _Curvature
     level: Array
-    changes: Array
-    slopes: Array
+    sides: tuple[_Side, _Side]
 
 
 def _kind(facts: _Facts) -> Array:
     """Draw the conclusion."""
-    value, level = facts.value, facts.level
-    changes, slopes = facts.changes, facts.slopes
-    spread = jnp.max(jnp.where(jnp.isfinite(changes), jnp.abs(changes), 0))
+    value, level, sides = facts.value, facts.level, facts.sides
+    spreads = [_largest(side.changes) for side in sides]
+    spread = jnp.maximum(*(jnp.max(spread) for spread in spreads))
     # A direction leads down if nothing along it is higher, and at two lengths or more it is
     # lower by more than noise and the little that the slope explains.
-    higher = ~(changes <= level)
-    lower = changes < -level - 2 * jnp.abs(slopes)
-    down = jnp.any(~jnp.any(higher, axis=1) & (jnp.sum(lower, axis=1) >= 2))
+    down = _any(
+        ~jnp.any(~(changes <= level), axis=1)
+        & (jnp.sum(changes < -level - 2 * jnp.abs(slopes), axis=1) >= 2)
+        for changes, slopes in sides
+    )
     # Where the curvature is negative beyond doubt, so does its direction if at shorter lengths
     # the loss falls below its own slope: farther away it may rise again.
     seen, nearby = facts.seen, slice(len(LENGTHS) // 2, None)
-    ahead, slope = changes[:2, nearby], slopes[:2, nearby]
-    first = ahead < -level + jnp.minimum(slope, 0)
-    down |= seen.bends & jnp.any(jnp.sum(first, axis=1) >= 2)
+    below = (
+        changes[0, nearby] < -level + jnp.minimum(slopes[0, nearby], 0)
+        for changes, slopes in sides
+    )
+    down |= seen.bends & _any(jnp.sum(lower) >= 2 for lower in below)
     promised = jnp.where(jnp.isfinite(seen.decrement), seen.decrement, jnp.inf)
     # Where the model has no minimum: the slope over the longest length looked at.
-    sloping = jnp.max(jnp.abs(slopes[:, 0]))
-    promised = jnp.minimum(promised, sloping)
+    promised = jnp.minimum(promised, jnp.max(jnp.abs(sides[0].slopes[:, 0])))
     share = jnp.where(down, NEAR, SLIGHT)
     stationary = promised <= jnp.maximum(share * spread, NOISY * level)
     # Along some direction the loss may be a slope and nothing else, however far looked, or as
     # far as its curvature says.
-    slope, change = slopes[:, 0], changes[:, 0]
-    straight = (jnp.abs(change - slope) <= 0.5 * jnp.abs(slope)) & (change < -NOISY * level)
+    falling = [
+        (changes < -NOISY * level) & (jnp.abs(changes - slopes) <= 0.5 * jnp.abs(slopes))
+        for changes, slopes in sides
+    ]
+    straight = _any(falls[:, 0] for falls in falling)
     kind = jnp.where(spread <= NOISY * level, Kind.AT_NOISE, Kind.MINIMUM)
-    top = jnp.where(jnp.any(changes > level), Kind.SADDLE, Kind.MAXIMUM)
+    higher = _any(changes > level for changes, _ in sides)
+    top = jnp.where(higher, Kind.SADDLE, Kind.MAXIMUM)
     kind = jnp.where(down, top, kind)
     kind = jnp.where(stationary, kind, Kind.NOT_STATIONARY)
     # (On one side it may be up a wall.)
-    ahead, around = jnp.abs(slopes[0, 0]), jnp.abs(changes[:2])
-    around = jnp.min(jnp.max(jnp.where(jnp.isfinite(around), around, 0), axis=1))
-    falls = ahead > jnp.maximum(NEAR * around, NOISY * level)
+    slope, around = jnp.abs(sides[0].slopes[0, 0]), jnp.minimum(*(s[0] for s in spreads))
+    falls = slope > jnp.maximum(NEAR * around, NOISY * level)
     # Or it turns before the longest length, and falls as it says up to there.
-    slope, change = slopes[:2], changes[:2]
-    falls |= jnp.any(
-        (change < -NOISY * level) & (jnp.abs(change - slope) <= 0.5 * jnp.abs(slope))
-    )
+    falls |= _any(falls[0] for falls in falling)
     falls &= seen.loud
-    kind = jnp.where(jnp.any(straight) | (falls & ~down), Kind.SLOPE, kind)
-    kind = jnp.where(jnp.all(jnp.abs(changes) <= level), Kind.FLAT, kind)
-    bottomless = (value == -jnp.inf) | jnp.any(changes == -jnp.inf)
+    kind = jnp.where(straight | (falls & ~down), Kind.SLOPE, kind)
+    loud = _any(~(jnp.abs(changes) <= level) for changes, _ in sides)
+    kind = jnp.where(loud, kind, Kind.FLAT)
+    infinite = _any(changes == -jnp.inf for changes, _ in sides)
+    bottomless = (value == -jnp.inf) | infinite
     kind = jnp.where(bottomless, Kind.UNBOUNDED, kind)
     finite = jnp.isfinite(max_abs(facts.grad)) & jnp.isfinite(value)
     finite |= value == -jnp.inf
     return jnp.where(finite, kind, Kind.NOT_FINITE).astype(jnp.int32)
+
+
+def _largest(changes: Array) -> Array:
+    """Largest size in each row of what is finite."""
+    return jnp.max(jnp.where(jnp.isfinite(changes), jnp.abs(changes), 0), axis=1)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from gradlab._tree import stacked
 from gradlab._typing import AnyArray, Array
 
 __all__ = ["Counts", "Numbers", "Precision", "Problem", "row"]
@@ -57,11 +58,8 @@ class Numbers(NamedTuple):
         return cls(*_entries(packed))
 
     def pack(self) -> Array:
-        """Stack into a vector, as one elementwise operation: XLA fuses no long stack."""
-        packed = jnp.full(len(self), self[-1])
-        for is_place, number in zip(np.eye(len(self), dtype=bool)[:-1], self, strict=False):
-            packed = jnp.where(is_place, number, packed)
-        return packed
+        """Stack into a vector."""
+        return stacked(self, jnp.result_type(*self))
 
     @property
     def finite(self) -> Array:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -30,6 +31,7 @@ __all__ = [
     "pseudo_random",
     "real_dtype",
     "select",
+    "stacked",
     "where",
     "working_dtype",
 ]
@@ -132,6 +134,15 @@ def moved(a: PyTree, b: PyTree) -> Array:
     """Whether any entry differs."""
     changed = [jnp.any(u != v) for u, v in zip(*map(jax.tree.leaves, (a, b)), strict=True)]
     return functools.reduce(operator.or_, changed)
+
+
+def stacked(scalars: Sequence[Any], dtype: Any) -> Array:
+    """Stack numbers and flags in one elementwise operation: XLA fuses no long stack."""
+    vector = jnp.zeros(len(scalars), dtype)
+    for is_place, scalar in zip(np.eye(len(scalars), dtype=bool), scalars, strict=True):
+        entry = jnp.broadcast_to(jnp.asarray(scalar).astype(dtype), vector.shape)
+        vector = jax.lax.select(is_place, entry, vector)
+    return vector
 
 
 def packed(*scalars: Array) -> Array:

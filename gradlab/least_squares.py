@@ -54,7 +54,7 @@ from gradlab.optimizers.least_squares import (
     transformation,
 )
 from gradlab.optimizers.method import Method
-from gradlab.optimizers.robust import LOSSES, corrected
+from gradlab.optimizers.robust import LOSSES
 from gradlab.result import Result, Status
 
 __all__ = ["least_squares"]
@@ -402,7 +402,7 @@ def _linearised(objective: _Objective, args: Any, x: Params) -> tuple[Array, Arr
     problem = objective.problem(x, *args)
     flat = problem.flat(x)
     residuals = problem(flat)
-    factor = corrected(residuals, problem.losses(residuals))[1]
+    factor = problem.corrected(residuals)[1]
     return residuals, factor[:, None] * problem.jacobian(flat)
 
 

@@ -38,3 +38,9 @@ def test_the_residual_form_finds_known_minima(monkeypatch):
     assert sum(run.worth.is_global for run in runs) >= 4
     assert not any(run.is_false for run in runs)
     assert gl.Status[runs[0].answer.status] <= gl.Status.NOISE_FLOOR
+
+
+def test_digits_of_the_fit_stand_beside_those_of_the_sum_of_squares(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    load("benchmarks", "least_squares").measure_digits(nist.OURS[:1], ("misra1a",))
+    assert "levenberg_marquardt       2           2           2" in capsys.readouterr().out

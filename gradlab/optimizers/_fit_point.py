@@ -11,16 +11,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from gradlab._tree import stacked
 from gradlab._typing import Array
 from gradlab.optimizers._residuals import Residuals
-from gradlab.optimizers.robust import corrected
 
 __all__ = [
     "CLOSE",
     "FINISHED",
     "Box",
     "Point",
+    "across",
+    "along",
     "arrive",
     "blank_point",
     "inside",
@@ -54,14 +57,11 @@ class Point(NamedTuple):
     Attributes:
         residuals: Weighted residuals, shape (m,).
         jacobian: Corrected Jacobian, unscaled, blocked columns zero, shape (m, n).
-        vectors: Rows: scale D, half gradient Ĵᵀr̂ unscaled, curvatures and gradient in the
-            basis of the model, last Newton step; largest size of each parameter so far.
+        vectors: Rows: scale D, half gradient Ĵᵀr̂ unscaled, largest size of each parameter so
+            far; curvatures and gradient in the basis of the model, last Newton step.
         matrices: The model's basis, one vector a column, and the whitening map W with
             H⁻¹ = WᵀW of the last Newton steps.
-        numbers: See the properties.
-        second: Whether the model has the residuals' own curvature.
-        near: Whether the last Newton steps are on.
-        sharp: Whether W and the last Newton step are to be had.
+        numbers: See the properties; flags are 0 or 1.
     """
 
     residuals: Array
@@ -69,9 +69,6 @@ class Point(NamedTuple):
     vectors: Array
     matrices: Array
     numbers: Array
-    second: Array
-    near: Array
-    sharp: Array
 
     @property
     def scale(self) -> Array:
@@ -79,33 +76,34 @@ class Point(NamedTuple):
         return self.vectors[0]
 
     @property
+    def unit(self) -> Array:
+        """Scale D of the parameters, one where there is none."""
+        return jnp.where(self.scale > 0, self.scale, 1)
+
+    @property
     def gradient(self) -> Array:
         """Half the gradient of the loss."""
         return self.vectors[1]
 
     @property
+    def span(self) -> Array:
+        """Largest size that each parameter has had."""
+        return self.vectors[2]
+
+    @property
     def curvatures(self) -> Array:
         """Curvatures of the model in its basis."""
-        return self.vectors[2]
+        return self.vectors[3]
 
     @property
     def slopes(self) -> Array:
         """Half gradient in the model's basis."""
-        return self.vectors[3]
+        return self.vectors[4]
 
     @property
     def last_step(self) -> Array:
         """Newton step of the finish, scaled."""
-        return self.vectors[4]
-
-    @property
-    def span(self) -> Array:
-        """Largest size that each parameter has had."""
         return self.vectors[5]
-
-    def shrunk(self, gradient: Array) -> Array:
-        """Gradient in scaled space."""
-        return gradient / jnp.where(self.scale > 0, self.scale, 1)
 
     @property
     def basis(self) -> Array:
@@ -120,51 +118,90 @@ class Point(NamedTuple):
     @property
     def value(self) -> Array:
         """Loss."""
-        return self.numbers[0]
+        return self.numbers[..., 0]
 
     @property
     def promise(self) -> Array:
         """Reduction of the loss that a Gauss-Newton step promises."""
-        return self.numbers[1]
+        return self.numbers[..., 1]
 
     @property
     def noise(self) -> Array:
         """Rounding noise δ of the residuals, as a norm."""
-        return self.numbers[2]
+        return self.numbers[..., 2]
 
     @property
     def length(self) -> Array:
         """Length of the Gauss-Newton step over that of the span, both scaled."""
-        return self.numbers[3]
-
-    @property
-    def lowest(self) -> Array:
-        """Least curvature, relative to that of the Gauss-Newton model where known."""
-        return self.numbers[4]
-
-    @property
-    def highest(self) -> Array:
-        """Largest curvature in the same units."""
-        return self.numbers[5]
+        return self.numbers[..., 3]
 
     @property
     def level(self) -> Array:
         """Noise of the loss."""
-        size = jnp.sqrt(jnp.maximum(self.value, 0))
-        return jnp.maximum(NOISE * self.noise * (size + self.noise), self.numbers[6])
+        return self.numbers[..., 4]
 
     @property
     def finite(self) -> Array:
         """Whether residuals and Jacobian are finite."""
-        return jnp.isfinite(self.numbers[0]) & jnp.isfinite(self.numbers[7])
+        return self.numbers[..., 5] != 0
+
+    @property
+    def near(self) -> Array:
+        """Whether the last Newton steps are on."""
+        return self.numbers[..., 6] != 0
+
+    @property
+    def left(self) -> Array:
+        """Length of the gradient in the metric of the point before."""
+        return self.numbers[..., 7]
+
+    @property
+    def lowest(self) -> Array:
+        """Least curvature, relative to that of the Gauss-Newton model where known."""
+        return self.numbers[..., 8]
+
+    @property
+    def highest(self) -> Array:
+        """Largest curvature in the same units."""
+        return self.numbers[..., 9]
+
+    @property
+    def steepness(self) -> Array:
+        """Length of the gradient in the point's own metric, that of the finish."""
+        return self.numbers[..., 10]
+
+    @property
+    def second(self) -> Array:
+        """Whether the model has the residuals' own curvature."""
+        return self.numbers[..., 11] != 0
+
+    @property
+    def sharp(self) -> Array:
+        """Whether W and the last Newton step are to be had."""
+        return self.numbers[..., 12] != 0
+
+    @property
+    def least(self) -> Array:
+        """Least curvature of the model."""
+        return self.numbers[..., 13]
+
+    @property
+    def largest(self) -> Array:
+        """Largest absolute curvature of the model."""
+        return self.numbers[..., 14]
+
+    @property
+    def looked(self) -> Array:
+        """Whether second derivatives were made here."""
+        return self.numbers[..., 15] != 0
 
 
 def blank_point(m: int, n: int, dtype: Any) -> Point:
     """Build the point before any was reached."""
-    no = jnp.zeros((), bool)
+    numbers = np.array([np.inf] * 5 + [0] * 3 + [np.inf] * 2 + [0] * 6, dtype)
     return Point(
         jnp.zeros(m, dtype), jnp.zeros((m, n), dtype), jnp.zeros((6, n), dtype),
-        jnp.zeros((2, n, n), dtype), jnp.full(8, jnp.inf, dtype), no, no, no,
+        jnp.zeros((2, n, n), dtype), jnp.asarray(numbers),
     )  # fmt: skip
 
 
@@ -190,6 +227,7 @@ def arrive(
     box: Box | None,
     x: Array,
     residuals: Array,
+    value: Array,
     before: Point,
     second: Array,
     finish: Array,
@@ -199,50 +237,55 @@ def arrive(
 ) -> Point:
     """Evaluate the Jacobian at x and all that follows from it.
 
-    `before` is the point that the step came from, `finish` whether by a last Newton step,
-    which may have finished the run; then its second derivatives will do. `second` asks for
-    the residuals' own curvature; `finishing` says whether the method has last Newton steps.
+    `value` is the loss there, `before` the point that the step came from, `finish` whether by
+    a last Newton step, which may have finished the run; then its second derivatives will do.
+    `second` asks for the residuals' own curvature; `finishing` says whether the method has
+    last Newton steps.
     """
     eps = jnp.finfo(residuals.dtype).eps
-    plain = problem.jacobian(x)
-    to_r, to_j, slopes, raised = corrected(residuals, problem.losses(residuals))
+    plain = _jacobian(problem, x, jnp.isfinite(value))
+    to_r, to_j, slopes, raised = problem.corrected(residuals)
     r, jacobian = to_r * residuals, to_j[:, None] * plain
-    finite = jnp.sum(jnp.abs(jacobian)) + jnp.sum(jnp.abs(r))
-    usable = jnp.isfinite(finite)
-    r, jacobian = jnp.where(usable, r, 0), jnp.where(usable, jacobian, 0)
-    gradient = times(r, jacobian)
+    size = jnp.sqrt(value) if problem.is_linear else norm(residuals)
+    columns, gradient = jnp.sqrt(jnp.sum(jacobian**2, axis=0)), times(r, jacobian)
+    usable = jnp.isfinite(size + jnp.sum(columns))
+    free = usable
     if box is not None:
         outwards = _pushed_out(box, x, gradient)
-        jacobian = jnp.where(outwards[None, :], 0, jacobian)
-        gradient = jnp.where(outwards, 0, gradient)
-    scale = _next_scale(before.scale, jacobian, x)
+        free = usable & ~outwards
+    r, jacobian = jnp.where(usable, r, 0), jnp.where(free, jacobian, 0)
+    columns, gradient = jnp.where(free, columns, 0), jnp.where(free, gradient, 0)
+    scale = _next_scale(before, columns, x)
     unit = jnp.where(scale > 0, scale, 1)
-    values, vectors, turned = _factor(jacobian / unit[None, :], r)
-    keep = values > max(jacobian.shape) * eps * jnp.max(values)
+    values, basis, turned = _factor(jacobian / unit[None, :], r)
+    keep = values > max(jacobian.shape) * eps * values[0]  # the largest comes first
     inverse = jnp.where(keep, 1 / jnp.where(keep, values, 1), 0)
     promise = jnp.sum(jnp.where(keep, turned, 0) ** 2)
-    value = problem.value(residuals)
-    moved = times(jnp.abs(x), jnp.abs(jacobian).T)
-    noise = eps * (norm(residuals) + norm(moved))
+    noise = eps * (size + norm_by_dot(times(jnp.abs(x), jnp.abs(jacobian).T)))
     span = jnp.maximum(before.span, jnp.abs(x))
-    size = norm(unit * span)
-    length = norm(inverse * turned) / jnp.where(size > 0, size, 1)
-    level = jnp.maximum(NOISE * noise * (norm(residuals) + noise), least_noise)
+    longest = norm(unit * span)
+    length = norm(inverse * turned) / jnp.where(longest > 0, longest, 1)
+    loud = size if problem.is_linear else jnp.sqrt(jnp.maximum(value, 0))
+    level = jnp.maximum(NOISE * noise * (loud + noise), least_noise)
     near = before.near | (promise <= NEAR * level) if finishing else jnp.zeros((), bool)
-    enough = finish & (
-        norm(times(before.whitening, before.shrunk(gradient))) <= FINISHED * noise
-    )
-    model = _Model(values**2, values * turned, vectors)
-    numbers = [value, promise, noise, length, *_extremes(model.curvatures), least_noise, finite]
+    white = along(before.whitening, gradient / before.unit)
+    left = norm(white)
+    enough = finish & (left <= FINISHED * noise)
+    # Newton's method squares what is left, and a step by the Hessian of the point before
+    # leaves twice as much: where that is noise, second derivatives are not made again.
+    again = finish & ~enough & ~second & (2 * left**2 <= FINISHED * noise * before.steepness)
+    looked = (near | second) & ~enough & ~again
+    model = _Model(values**2, values * turned, basis)
 
-    def with_curvature() -> tuple[_Model, Array, Array, Array, Array]:
+    def with_curvature() -> _Told:
         own = problem.curvature(x, jnp.where(usable, slopes * residuals, 0))
-        own = own + times((raised[:, None] * plain).T, plain)
+        if not problem.is_linear:
+            own = own + times((raised[:, None] * plain).T, plain)
         if box is not None:
             own = jnp.where(outwards[None, :] | outwards[:, None], 0, own)
         own = own / unit[None, :] / unit[:, None]
         own = jnp.where(jnp.isfinite(jnp.sum(jnp.abs(own))), own, 0)
-        whitening, relative = _whiten(own, vectors, inverse)
+        whitening, relative = _whiten(own, basis, inverse)
         sharp = relative[0] > jnp.sqrt(eps)
         follow = second | ~sharp
         chosen = jax.lax.cond(follow, lambda: _exact_model(own, model), lambda: model)
@@ -251,48 +294,68 @@ def arrive(
         whole = jnp.all(keep) | (box is not None)
         lowest = jnp.where(whole, relative[0], jnp.minimum(relative[0], 0))
         relative = jnp.stack([lowest, relative[1]])
-        extremes = jnp.where(near, relative, jnp.stack(_extremes(chosen.curvatures)))
-        return chosen, whitening, extremes, sharp & near, follow
+        extremes = _extremes(chosen.curvatures)
+        whitened = along(whitening, gradient / unit)
+        told = [*jnp.where(near, relative, extremes), norm(whitened), follow, sharp & near]
+        return _Told(
+            jnp.stack([chosen.curvatures, chosen.slopes, -across(whitening, whitened)]),
+            jnp.stack([chosen.basis, whitening]),
+            stacked([*told, *extremes], r.dtype),
+        )
 
-    def without() -> tuple[_Model, Array, Array, Array, Array]:
-        no = jnp.zeros((), bool)
-        plain = jnp.stack(_extremes(model.curvatures))
-        known = jnp.where(enough, before.numbers[4:6], plain)
-        return model, jnp.zeros_like(vectors), known, no, no
+    def without() -> _Told:
+        extremes = jnp.stack([model.curvatures[-1], model.curvatures[0]])
+        known = jnp.where(enough | again, before.numbers[8:10], extremes)
+        whitening = jnp.where(again, before.whitening * (unit / before.unit)[None, :], 0)
+        return _Told(
+            jnp.stack([model.curvatures, model.slopes, -across(whitening, white)]),
+            jnp.stack([basis, whitening]),
+            stacked([*known, jnp.where(again, left, 0), 0, again, *extremes], r.dtype),
+        )
 
-    if problem.exact:
-        told = jax.lax.cond((near | second) & ~enough, with_curvature, without)
-        model, whitening, extremes, sharp, second = told
-    else:
-        model, whitening, extremes, sharp, second = without()
-    white = times(whitening, gradient / unit)
-    last = -times(whitening.T, white)
-    numbers[4], numbers[5] = extremes[0], extremes[1]
+    told = jax.lax.cond(looked, with_curvature, without) if problem.exact else without()
+    finite = usable & jnp.isfinite(value)
+    numbers = [value, promise, noise, length, level, finite, near, left, *told.numbers, looked]
     return Point(
         residuals,
         jacobian,
-        jnp.stack([scale, gradient, model.curvatures, model.slopes, last, span]),
-        jnp.stack([model.basis, whitening]),
-        jnp.stack([jnp.asarray(number, r.dtype) for number in numbers]),
-        second,
-        near,
-        sharp,
+        jnp.concatenate([jnp.stack([scale, gradient, span]), told.vectors]),
+        told.matrices,
+        stacked(numbers, r.dtype),
     )
 
 
-def _next_scale(scale: Array, jacobian: Array, x: Array) -> Array:
+def _jacobian(problem: Residuals, x: Array, possible: Array) -> Array:
+    """Evaluate the Jacobian, once: a branch of its own keeps the compiler from fusing it.
+
+    Left to itself it evaluates it anew in every kernel that reads it.
+    """
+    shape = jax.eval_shape(problem.jacobian, x)
+    return jax.lax.cond(
+        possible, problem.jacobian, lambda _: jnp.zeros(shape.shape, shape.dtype), x
+    )
+
+
+class _Told(NamedTuple):
+    """What depends on the residuals' own curvature: the ends of a `Point`'s fields."""
+
+    vectors: Array
+    matrices: Array
+    numbers: Array
+
+
+def _next_scale(before: Point, columns: Array, x: Array) -> Array:
     """Update the scale of the parameters; at a start, make all of them count alike.
 
     There a unit of scale is what a parameter's own size does to the residuals, at most: a
     column that is small by chance, as of a parameter with next to no effect so far out, would
     let the first steps throw its parameter away.
     """
-    columns = jnp.sqrt(jnp.sum(jacobian**2, axis=0))
     size = jnp.abs(x)
     alike = jnp.max(columns * size) / jnp.where(size > 0, size, 1)
     first = jnp.where(size > 0, jnp.maximum(alike, columns), columns)
-    known = jnp.maximum(FORGETTING * scale, columns)
-    return jnp.where(jnp.any(scale > 0), known, first)
+    known = jnp.maximum(FORGETTING * before.scale, columns)
+    return jnp.where(before.value < jnp.inf, known, first)
 
 
 class _Model(NamedTuple):
@@ -309,7 +372,7 @@ def _factor(jacobian: Array, r: Array) -> tuple[Array, Array, Array]:
     triangle = jnp.linalg.qr(jnp.concatenate([jacobian, r[:, None]], axis=1), mode="r")
     k = min(m, n)
     u, values, vt = _singular_values(triangle[:k, :n])
-    turned = times(triangle[:k, n], u)
+    turned = across(u, triangle[:k, n])
     pad = n - k
     return (
         jnp.pad(values, (0, pad)),
@@ -357,14 +420,29 @@ def _exact_model(own: Array, model: _Model) -> _Model:
     return _Model(curvatures, times(times(basis, model.slopes), vectors), vectors)
 
 
-def _extremes(curvatures: Array) -> tuple[Array, Array]:
+def _extremes(curvatures: Array) -> Array:
     """Least curvature and largest absolute one."""
-    return jnp.min(curvatures), jnp.max(jnp.abs(curvatures))
+    return jnp.stack([jnp.min(curvatures), jnp.max(jnp.abs(curvatures))])
 
 
 def times(a: Array, b: Array) -> Array:
     """Matrix product in full precision."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def along(matrix: Array, v: Array) -> Array:
+    """Small matrix times vector, as sums, which the compiler joins to what stands around."""
+    return jnp.sum(matrix * v[None, :], axis=1)
+
+
+def across(matrix: Array, v: Array) -> Array:
+    """Likewise for the transposed matrix."""
+    return jnp.sum(matrix * v[:, None], axis=0)
+
+
+def norm_by_dot(v: Array) -> Array:
+    """Euclidean length of a long vector: the compiler makes three kernels of a long sum."""
+    return jnp.sqrt(times(v, v))
 
 
 def norm(v: Array) -> Array:

@@ -25,7 +25,6 @@ from gradlab.optimizers._damped_steps import (
 from gradlab.optimizers._model_solve import Solution
 from gradlab.optimizers._protocol import bind
 from gradlab.optimizers._residuals import Residuals
-from gradlab.optimizers.robust import corrected
 
 __all__ = ["by_products"]
 
@@ -71,7 +70,7 @@ class _Iteration(NamedTuple):
 def _step(problem: Residuals, x: Array, damping: Array) -> tuple[Solution, Array]:
     """Make the damped step and return it with the curvature along the gradient."""
     r, push, pull = _model(problem, x)
-    to_r, to_j = corrected(r, problem.losses(r))[:2]
+    to_r, to_j = problem.corrected(r)[:2]
     b = -to_r * r
 
     def forward(p: Array) -> Array:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from gradlab._tree import select
+from gradlab._tree import select, stacked
 from gradlab._typing import Array
 from gradlab.optimizers._fit_point import (
     CLOSE,
     FINISHED,
     Box,
     Point,
+    across,
+    along,
     arrive,
     inside,
     norm,
@@ -23,9 +25,8 @@ from gradlab.optimizers._fit_point import (
 from gradlab.optimizers._fit_steps import MOST_DAMPING, Kind, Tuning, damped_inverse
 from gradlab.optimizers._residuals import Residuals
 from gradlab.optimizers._trust_region import ACCEPT, MAX_TRIALS, NOISY
-from gradlab.optimizers.robust import corrected
 
-__all__ = ["Plan", "Search", "search"]
+__all__ = ["Plan", "Search", "blank_search", "search"]
 
 # Geodesic acceleration is taken, and a step tried at all, only where it is no longer than this
 # times the step (Transtrum & Sethna 2012, section 4: α = 0.75).
@@ -61,42 +62,61 @@ class Plan(NamedTuple):
 class Search(NamedTuple):
     """A search under way.
 
-    `flags` are: trials since the last accepted point, whether the point has still to be
-    evaluated, whether the search has ended, whether a step was accepted, whether the run is
-    finished. `origin` is the loss where the search began.
+    `numbers` are the tuning, and the loss where the search began. `counts` are: trials since
+    the last accepted point, whether the point has still to be evaluated, whether the search
+    has ended, whether a step was accepted, whether the run is finished; and the calls made,
+    all in all.
     """
 
     point: Point
     step: Array
-    tuning: Tuning
-    flags: Array
-    calls: Array
-    origin: Array
+    numbers: Array
+    counts: Array
+
+    @property
+    def tuning(self) -> Tuning:
+        """Tuning of the next step."""
+        return Tuning(self.numbers[0], self.numbers[1])
+
+    @property
+    def origin(self) -> Array:
+        """Loss where the search began."""
+        return self.numbers[2]
 
     @property
     def tries(self) -> Array:
         """Trials made from this point."""
-        return self.flags[0]
+        return self.counts[0]
 
     @property
     def stale(self) -> Array:
         """Whether the point has still to be evaluated."""
-        return self.flags[1] != 0
+        return self.counts[1] != 0
 
     @property
     def ended(self) -> Array:
         """Whether the search has ended."""
-        return self.flags[2] != 0
+        return self.counts[2] != 0
 
     @property
     def accepted(self) -> Array:
         """Whether a step was accepted."""
-        return self.flags[3] != 0
+        return self.counts[3] != 0
 
     @property
     def finished(self) -> Array:
         """Whether the run is finished: nothing is left to gain."""
-        return self.flags[4] != 0
+        return self.counts[4] != 0
+
+    @property
+    def calls(self) -> Array:
+        """Residuals, Jacobians, bends and matrices evaluated."""
+        return self.counts[..., 5:]
+
+
+def blank_search(dtype: Any) -> tuple[Array, Array]:
+    """Numbers and counts before any search."""
+    return jnp.zeros(3, dtype), jnp.array([0, 0, 0, 1, 0, 0, 0, 0, 0], jnp.int32)
 
 
 def search(
@@ -105,32 +125,37 @@ def search(
     box: Box | None,
     x: Array,
     point: Point,
-    tuning: Tuning,
+    numbers: Array,
+    counts: Array,
     stale: Array,
     least_noise: Array,
 ) -> Search:
     """Try steps until one is acceptable; first evaluate the point where it is stale.
 
-    The trial point is `optax.apply_updates(params, updates)`, to the bit the one the host
-    will have.
+    `numbers` and `counts` are those that the search before ended with. The trial point is
+    `optax.apply_updates(params, updates)`, to the bit the one the host will have.
     """
 
     def attempt(now: Search) -> Search:
         return _attempt(problem, plan, box, x, now, least_noise)
 
     flags = jnp.stack([0, stale, 0, 0, 0]).astype(jnp.int32)
-    start = Search(
-        point, jnp.zeros_like(x), tuning, flags, jnp.zeros(4, jnp.int32), point.value
-    )
+    counts = jnp.concatenate([flags, counts[5:]])
+    start = Search(point, jnp.zeros_like(x), numbers, counts)
     return jax.lax.while_loop(lambda now: ~now.ended, attempt, start)
 
 
 class _Offer(NamedTuple):
-    """A step offered: scaled step, its bend taken in, what the models promise."""
+    """A step offered: scaled step, its bend taken in, and its length without the bend.
+
+    `promised` is what the model followed promises, `other` what the other one does, with or
+    without the residuals' own curvature.
+    """
 
     step: Array
-    plain: Array
-    second: Array
+    length: Array
+    promised: Array
+    other: Array
     declined: Array
     bends: Array
 
@@ -145,10 +170,9 @@ def _attempt(
 ) -> Search:
     """Make one trial."""
     point = now.point
-    unit = jnp.where(point.scale > 0, point.scale, 1)
     finish = point.sharp & (now.tries == 0) & ~now.stale
     offer = _offer(problem, plan, box, x, now, finish)
-    wanted = inside(box, x, jnp.where(now.stale, 0, offer.step / unit))
+    wanted = inside(box, x, jnp.where(now.stale, 0, offer.step / point.unit))
     new_x, step = _moved(problem, x, wanted)
     moved = jnp.any(new_x != x)
     # A step whose end would only be thrown away is not evaluated.
@@ -157,7 +181,7 @@ def _attempt(
     value = problem.value(residuals)
     reduction = point.value - value
     clear = ~(jnp.abs(reduction) <= NOISY * point.level)
-    promised = jnp.where(point.second, offer.second, offer.plain)
+    promised = offer.promised
     ratio = reduction / jnp.where(promised > 0, promised, jnp.inf)
     good = jnp.isfinite(value) & tried
     worth = good & (now.stale | finish | ~clear | (ratio >= ACCEPT))
@@ -166,32 +190,32 @@ def _attempt(
 
     def go() -> Point:
         return arrive(
-            problem, box, new_x, residuals, point, second, finish, least_noise,
+            problem, box, new_x, residuals, value, point, second, finish, least_noise,
             finishing=plan.finishing,
         )  # fmt: skip
 
-    reached = jax.lax.cond(worth, go, lambda: point)
+    # The residuals, which are at hand, need no copy.
+    none: Any = None
+    reached = jax.lax.cond(
+        worth, lambda: go()._replace(residuals=none), lambda: point._replace(residuals=none)
+    )._replace(residuals=residuals)
     # Below the noise the trapezoid rule stands in, as for every trust region here.
     slopes = -jnp.sum((point.gradient + reached.gradient) * step)
     ratio = jnp.where(clear, ratio, slopes / jnp.where(promised > 0, promised, jnp.inf))
     below = value <= point.value + point.level
-    left = norm(times(point.whitening, point.shrunk(reached.gradient)))
-    had = norm(times(point.whitening, point.shrunk(point.gradient)))
-    halved = (left < HALF * had) & below
+    halved = (reached.left < HALF * point.steepness) & below
     taken = jnp.where(finish, halved, (ratio >= ACCEPT) & (clear | below))
     taken = taken & worth & reached.finite & moved & ~now.stale
-    seen = _Seen(ratio, taken, finish, left, had, tried, worth)
+    seen = _Seen(ratio, taken, finish, tried, worth)
     return _decide(plan, x, now, reached, offer, wanted, seen)
 
 
 class _Seen(NamedTuple):
-    """What a trial showed; `left` and `had` are gradients in the metric of the finish."""
+    """What a trial showed."""
 
     ratio: Array
     taken: Array
     finish: Array
-    left: Array
-    had: Array
     tried: Array
     worth: Array
 
@@ -205,8 +229,8 @@ def _decide(
     most = jnp.where(point.promise <= point.level, FEW_TRIALS, MAX_TRIALS)
     tries = jnp.where(stale | taken, 0, now.tries + 1)
     lost = ~seen.tried & ~offer.declined & ~finish
-    enough = finish & (seen.left <= FINISHED * reached.noise)
-    at_noise = finish & jnp.where(taken, enough, seen.had <= CLOSE * point.noise)
+    enough = finish & (reached.left <= FINISHED * reached.noise)
+    at_noise = finish & jnp.where(taken, enough, point.steepness <= CLOSE * point.noise)
     nothing = (reached.promise == 0) & (stale | taken)
     given_up = ~stale & ~taken & (lost | (tries >= most) | at_noise)
     ended = taken | given_up | (stale & (nothing | ~reached.finite))
@@ -214,16 +238,16 @@ def _decide(
     close = at_noise | (point.promise <= NOISY * point.level)
     finished = (taken & at_noise & _is_short(reached)) | (given_up & close & _is_short(point))
     finished = finished | nothing
-    flags = [tries, False, ended, taken, finished]
-    second = seen.worth & (reached.second | reached.near) & ~enough
-    calls = jnp.stack([seen.tried, seen.worth, offer.bends, second]).astype(jnp.int32)
+    second = seen.worth & reached.looked
+    flags = [tries, 0, ended, taken, finished]
+    calls = [now.calls[0] + seen.tried, now.calls[1] + seen.worth]
+    calls += [now.calls[2] + offer.bends, now.calls[3] + second]
+    tuning = _next_tuning(plan.kind, x, now, reached, offer.length, seen)
     return Search(
         select(stale | taken, reached, point),
         jnp.where(taken, step, jnp.zeros_like(step)),
-        _next_tuning(plan.kind, x, now, reached, norm(offer.step), seen),
-        jnp.stack([jnp.asarray(flag).astype(jnp.int32) for flag in flags]),
-        now.calls + calls,
-        jnp.where(stale, reached.value, now.origin),
+        jnp.stack([*tuning, jnp.where(stale, reached.value, now.origin)]),
+        stacked(flags + calls, jnp.int32),
     )
 
 
@@ -249,40 +273,48 @@ def _offer(
 ) -> _Offer:
     """Make the step of the model, bent along the geodesic where that is wanted."""
     point, size = now.point, now.tuning.size
-    unit = jnp.where(point.scale > 0, point.scale, 1)
-    model = plan.kind.step(point, size)
-    plain, second = _promises(point, inside(box, x, model / unit), unit)
-    no = jnp.zeros((), bool)
-    if not plan.accelerated:
-        return _Offer(jnp.where(finish, point.last_step, model), plain, second, no, no)
-    bends = ~finish & ~now.stale & ~point.second
-    bend = jax.lax.cond(
-        bends, lambda v: problem.bend(x, v), lambda v: jnp.zeros_like(point.residuals),
-        model / unit,
-    )  # fmt: skip
-    loss = problem.losses(point.residuals)
-    pull = times(corrected(point.residuals, loss)[0] * bend, point.jacobian) / unit
-    inverse = damped_inverse(point, size)
-    acceleration = -times(point.basis, inverse * times(pull, point.basis))
-    length, longest = norm(acceleration), norm(model)
-    within = 2 * length <= ACCELERATION * longest
-    step = jnp.where(bends & within, model + 0.5 * acceleration, model)
-    own = jnp.sum(loss.slope * point.residuals * bend)
-    return _Offer(
-        jnp.where(finish, point.last_step, step),
-        plain,
-        jnp.where(point.second, second, plain - own),
-        bends & ~within & (size < MOST_DAMPING),
-        bends,
-    )
+    model = plan.kind.step(point, size)  # in its basis
+    plain = along(point.basis, model)
+    move = inside(box, x, plain / point.unit)
+    promised = _promise(point, model, move, box)
+
+    def without() -> Array:
+        """The step as it is, and the promise of the model that is not followed."""
+        step = jnp.where(finish, point.last_step, plain)
+        if not plan.adaptive:
+            return jnp.append(step, jnp.zeros(2, step.dtype))
+        other = -2 * jnp.sum(point.gradient * move) - jnp.sum(times(point.jacobian, move) ** 2)
+        return jnp.concatenate([step, other[None], jnp.zeros(1, step.dtype)])
+
+    def bending() -> Array:
+        """Step with its bend, the promise with the bend's curvature, is the bend too long?"""
+        bend = problem.bend(x, plain / point.unit)
+        to_r, _, to_slope, _ = problem.corrected(point.residuals)
+        pull = times(to_r * bend, point.jacobian) / point.unit
+        half = -0.5 * damped_inverse(point, size) * across(point.basis, pull)
+        within = 16 * jnp.sum(half**2) <= ACCELERATION**2 * jnp.sum(model**2)
+        step = along(point.basis, model + jnp.where(within, half, 0))
+        own = times(to_slope * point.residuals, bend)
+        scalars = jnp.stack([promised - own, jnp.where(within, 0, 1).astype(step.dtype)])
+        return jnp.concatenate([step, scalars])
+
+    bends = jnp.zeros((), bool)
+    if plan.accelerated:
+        bends = ~finish & ~now.stale & ~point.second
+        told = jax.lax.cond(bends, bending, without)
+    else:
+        told = without()
+    declined = (told[-1] != 0) & (size < MOST_DAMPING)
+    return _Offer(told[:-2], norm(model), promised, told[-2], declined, bends)
 
 
-def _promises(point: Point, step: Array, unit: Array) -> tuple[Array, Array]:
-    """Reduction that a step promises without the residuals' own curvature, and by the model."""
-    slope = -2 * jnp.sum(point.gradient * step)
-    plain = slope - jnp.sum(times(point.jacobian, step) ** 2)
-    along = times(unit * step, point.basis)
-    return plain, slope - jnp.sum(point.curvatures * along**2)
+def _promise(point: Point, model: Array, move: Array, box: Box | None) -> Array:
+    """Reduction that the model promises; a step that no bound cuts is known in its basis."""
+    if box is None:
+        return jnp.sum(model * (-2 * point.slopes - point.curvatures * model))
+    along_basis = across(point.basis, point.unit * move)
+    bent = jnp.sum(point.curvatures * along_basis**2)
+    return -2 * jnp.sum(point.gradient * move) - bent
 
 
 def _other_model(
@@ -291,10 +323,9 @@ def _other_model(
     """Whether the model not followed would have foretold the reduction much better."""
     if not plan.adaptive:
         return jnp.zeros((), bool)
-    plain = jnp.abs(reduction - offer.plain)
-    second = jnp.abs(reduction - offer.second)
-    take_up = offer.bends & (second * BETTER < plain) & (ratio < GOOD)
-    return known & jnp.where(point.second, plain * BETTER < second, take_up)
+    followed = jnp.abs(reduction - offer.promised)
+    better = jnp.abs(reduction - offer.other) * BETTER < followed
+    return known & better & (point.second | (offer.bends & (ratio < GOOD)))
 
 
 def _moved(problem: Residuals, x: Array, step: Array) -> tuple[Array, Array]:

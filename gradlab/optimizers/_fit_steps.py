@@ -40,7 +40,7 @@ class Kind(NamedTuple):
 
     Attributes:
         first: From a point to the first tuning.
-        step: From a point and a size to the step in scaled space.
+        step: From a point and a size to the step in scaled space, in the model's basis.
         taken: Tuning after a step of this ratio and length.
         refused: Tuning after a trial refused, of this length.
     """
@@ -49,11 +49,6 @@ class Kind(NamedTuple):
     step: Callable[[Point, Array], Array]
     taken: Callable[[Tuning, Array, Array], Tuning]
     refused: Callable[[Tuning, Array], Tuning]
-
-
-def _in_basis(point: Point, multiplied: Array) -> Array:
-    """Step from what multiplies the basis' columns."""
-    return -jnp.sum(point.basis * multiplied[None, :], axis=1)
 
 
 def _damping_first(point: Point, x: Array) -> Tuning:
@@ -66,10 +61,10 @@ def damped_inverse(point: Point, size: Array) -> Array:
     """1 / (curvature + damping), the damping beyond the most negative curvature."""
     w = point.curvatures
     eps = jnp.finfo(w.dtype).eps
-    least = jnp.min(w)
+    least = point.least
     m, n = point.jacobian.shape
     relative = jnp.where(point.second, 50 * eps, (max(m, n) * eps) ** 2)
-    floor = relative * jnp.max(jnp.abs(w))
+    floor = relative * point.largest
     shift = jnp.maximum(size, jnp.where(floor > 0, floor, 1))
     shift = jnp.where(least < 0, jnp.maximum(shift, -1.5 * least), shift)
     shift = jnp.where(least < 0, jnp.maximum(shift, size - least), shift)
@@ -78,7 +73,7 @@ def damped_inverse(point: Point, size: Array) -> Array:
 
 def _damped(point: Point, size: Array) -> Array:
     """Minimiser of the model plus damping times ‖p‖²."""
-    return _in_basis(point, point.slopes * damped_inverse(point, size))
+    return -point.slopes * damped_inverse(point, size)
 
 
 def _less_damping(tuning: Tuning, ratio: Array, length: Array) -> Tuning:
@@ -107,13 +102,13 @@ def _pseudo_inverse(point: Point, size: Array) -> Array:
     """1 / curvature, nothing where it is rounding: the step of least length."""
     w = point.curvatures
     m, n = point.jacobian.shape
-    floor = (max(m, n) * jnp.finfo(w.dtype).eps) ** 2 * jnp.max(jnp.abs(w))
+    floor = (max(m, n) * jnp.finfo(w.dtype).eps) ** 2 * point.largest
     return jnp.where(w > floor, 1 / jnp.where(w > floor, w, 1), 0)
 
 
 def _shortened(point: Point, size: Array) -> Array:
     """A fraction of the Gauss-Newton step."""
-    return size * _in_basis(point, point.slopes * _pseudo_inverse(point, size))
+    return -size * point.slopes * _pseudo_inverse(point, size)
 
 
 def _whole_again(tuning: Tuning, ratio: Array, length: Array) -> Tuning:
@@ -156,8 +151,7 @@ def _dogleg(point: Point, radius: Array) -> Array:
     joined = cauchy + jnp.clip(t, 0, 1) * way
     short = cauchy * (radius / jnp.where(cauchy_length > 0, cauchy_length, 1))
     step = jnp.where(cauchy_length >= radius, short, joined)
-    step = jnp.where(whole_length <= radius, whole, step)
-    return jnp.sum(point.basis * step[None, :], axis=1)
+    return jnp.where(whole_length <= radius, whole, step)
 
 
 def _other_radius(tuning: Tuning, ratio: Array, length: Array) -> Tuning:

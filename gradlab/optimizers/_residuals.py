@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from gradlab._tree import working_dtype
 from gradlab._typing import Array, Params
 from gradlab.derivatives.autodiff import flat_hessian
-from gradlab.optimizers.robust import Robust, robust_loss
+from gradlab.optimizers.robust import Robust, corrected, robust_loss
 
 __all__ = ["Residuals", "flat_residuals", "sum_of_losses"]
 
@@ -107,8 +107,22 @@ class Residuals:
         """Loss of each residual with its derivatives."""
         return robust_loss(self.loss_name, self.loss_scale)(residuals)
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether the loss of a residual is its square."""
+        return self.loss_name == "linear"
+
+    def corrected(self, residuals: Array) -> tuple[Array, Array, Array, Array]:
+        """Factors of r and of J, slopes, and what was raised; ones where they do nothing."""
+        if self.is_linear:
+            one = jnp.ones(1, residuals.dtype)
+            return one, one, one, jnp.zeros(1, residuals.dtype)
+        return corrected(residuals, self.losses(residuals))
+
     def value(self, residuals: Array) -> Array:
-        """Sum of the losses."""
+        """Sum of the losses; of squares as a product: one kernel where a sum is three."""
+        if self.is_linear:
+            return jnp.matmul(residuals, residuals, precision=jax.lax.Precision.HIGHEST)
         return sum_of_losses(residuals, self.losses)
 
     def jacobian(self, x: Array) -> Array:

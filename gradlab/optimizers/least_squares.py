@@ -17,8 +17,8 @@ from gradlab._typing import Array, Number, Params
 from gradlab.derivatives import finite
 from gradlab.optimizers._fit_point import Box, Point, blank_point
 from gradlab.optimizers._fit_products import by_products
-from gradlab.optimizers._fit_search import Plan, Search, search
-from gradlab.optimizers._fit_steps import DAMPED, DOGLEG, HALVED, Tuning
+from gradlab.optimizers._fit_search import Plan, Search, blank_search, search
+from gradlab.optimizers._fit_steps import DAMPED, DOGLEG, HALVED
 from gradlab.optimizers._protocol import bind
 from gradlab.optimizers._residuals import Residuals
 
@@ -57,11 +57,9 @@ class LeastSquaresState(NamedTuple):
         value: Loss at the parameters the last update leads to; inf before the first.
         grad: Gradient there.
         point: Residuals, Jacobian and their factors there.
-        tuning: Damping, or radius, for the next step.
-        failed: Whether no acceptable step was found, so that the update was zero.
-        finished: Whether nothing is left to gain.
-        calls: Residuals, Jacobians, second derivatives of the residuals along a step, and
-            matrices of second derivatives evaluated, without those its host makes.
+        numbers: Damping, or radius, for the next step, and the factor that it grows by; loss
+            where the search began.
+        counts: How the search ended, and the calls made; see `Search`.
         unit: Loss of the host over the sum of squares.
     """
 
@@ -69,11 +67,27 @@ class LeastSquaresState(NamedTuple):
     value: Array
     grad: Params
     point: Point
-    tuning: Tuning
-    failed: Array
-    finished: Array
-    calls: Array
+    numbers: Array
+    counts: Array
     unit: Array
+
+    @property
+    def failed(self) -> Array:
+        """Whether no acceptable step was found, so that the update was zero."""
+        return self.counts[..., 3] == 0
+
+    @property
+    def finished(self) -> Array:
+        """Whether nothing is left to gain."""
+        return self.counts[..., 4] != 0
+
+    @property
+    def calls(self) -> Array:
+        """Evaluations of residuals, Jacobians and second derivatives, without its host's.
+
+        The latter along a step, and as matrices.
+        """
+        return self.counts[..., 5:]
 
     @property
     def vouches(self) -> bool:
@@ -93,12 +107,12 @@ class LeastSquaresState(NamedTuple):
     @property
     def curvature(self) -> Array:
         """Least curvature, in the metric of the Jacobian at the finish."""
-        return self.point.numbers[..., 4]
+        return self.point.lowest
 
     @property
     def stiffness(self) -> Array:
         """Largest absolute curvature in the same metric."""
-        return self.point.numbers[..., 5]
+        return self.point.highest
 
 
 class Setup(NamedTuple):
@@ -279,7 +293,8 @@ def transformation(
         noise = default_noise if noise is None else noise
         stale = ~_same(jnp.asarray(value).astype(state.value.dtype), state.value)
         found = search(
-            problem, plan, _box(setup.bounds, params), x, state.point, state.tuning, stale,
+            problem, plan, _box(setup.bounds, params), x, state.point, state.numbers,
+            state.counts, stale,
             jnp.asarray(0 if noise is None else noise, state.point.residuals.dtype),
         )  # fmt: skip
         unit = jnp.where(stale, _unit(value, found.origin), state.unit)
@@ -369,17 +384,14 @@ def _initial_state(problem: Residuals, params: Params) -> LeastSquaresState:
     x = problem.flat(params)
     out = jax.eval_shape(problem, x)
     dtype = real_dtype(params)
-    zero = jnp.zeros((), out.dtype)
-    no = jnp.zeros((), bool)
+    numbers, counts = blank_search(out.dtype)
     return LeastSquaresState(
         count=jnp.zeros((), jnp.int32),
         value=jnp.full((), jnp.inf, dtype),
         grad=jax.tree.map(jnp.zeros_like, params),
         point=blank_point(out.size, x.size, out.dtype),
-        tuning=Tuning(zero, zero),
-        failed=no,
-        finished=no,
-        calls=jnp.zeros(4, jnp.int32),
+        numbers=numbers,
+        counts=counts,
         unit=jnp.ones((), out.dtype),
     )
 
@@ -395,10 +407,8 @@ def _conclude(
         value=(unit * found.point.value).astype(state.value.dtype),
         grad=gradient,
         point=found.point,
-        tuning=found.tuning,
-        failed=~found.accepted,
-        finished=found.finished,
-        calls=state.calls + found.calls,
+        numbers=found.numbers,
+        counts=found.counts,
         unit=unit,
     )
     cast = jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), new, state)
