@@ -26,6 +26,7 @@ __all__ = [
     "product",
     "quadratic_at",
     "remains_and_extremes",
+    "spectrum_of",
 ]
 
 
@@ -127,33 +128,43 @@ def nothing_known(quadratic: Quadratic) -> Spectrum:
     return Spectrum(zeros, square, zeros, zeros, zero, jnp.zeros((), bool))
 
 
-def decomposed(
-    quadratic: Quadratic, x: Array, spectrum: Spectrum, needed: Array | bool = True
-) -> Spectrum:
+def decomposed(quadratic: Quadratic, x: Array, spectrum: Spectrum, needed: Array) -> Spectrum:
     """Decompose the Hessian where that is `needed` and not done yet.
 
     In a loop of one round at most: a batch goes through it if one of its members needs it,
     and a condition would have it decompose always.
     """
 
-    def decompose(spectrum: Spectrum) -> Spectrum:
-        # What does not depend on the round XLA would move out of the loop.
-        eigenvalues, vectors = jnp.linalg.eigh(after(spectrum.eigenvalues, quadratic.hessian))
-        definite = jnp.isfinite(jnp.sum(quadratic.whole))
-        followed, g = _without_flat(
-            eigenvalues, product(quadratic.grad, vectors), known=definite
-        )
-        natural = _natural_length(followed, g, x)
-        return Spectrum(eigenvalues, vectors, g, followed, natural, jnp.ones((), bool))
-
     def missing(spectrum: Spectrum) -> Array:
         return needed & ~spectrum.known
+
+    def decompose(spectrum: Spectrum) -> Spectrum:
+        # What does not depend on the round XLA would move out of the loop.
+        again = after(spectrum.eigenvalues, quadratic.hessian)
+        return spectrum_of(quadratic._replace(hessian=again), x)
 
     return jax.lax.while_loop(missing, decompose, spectrum)
 
 
+def spectrum_of(quadratic: Quadratic, x: Array) -> Spectrum:
+    """Decompose the Hessian."""
+    definite = jnp.isfinite(jnp.sum(quadratic.whole))
+    factored = jnp.where(definite, quadratic.whole, 0)
+    eigenvalues, vectors = jnp.linalg.eigh(after(factored, quadratic.hessian))
+    rotated = product(quadratic.grad, vectors)
+    followed, g = _without_flat(eigenvalues, rotated, known=definite)
+    natural = _natural_length(followed, g, x)
+    return Spectrum(eigenvalues, vectors, g, followed, natural, jnp.ones((), bool))
+
+
 def remains_and_extremes(
-    quadratic: Quadratic, spectrum: Spectrum, seen: Array, params: Params, grad: Params
+    quadratic: Quadratic,
+    spectrum: Spectrum,
+    seen: Array,
+    params: Params,
+    grad: Params,
+    *,
+    always_known: bool,
 ) -> tuple[tr.Remains, Extremes]:
     """Predict what is left at the point reached, by the Hessian of the point before.
 
@@ -163,19 +174,24 @@ def remains_and_extremes(
     of the angle left.
     """
     x, g = (ravel_pytree(tree)[0].astype(seen.dtype) for tree in (params, grad))
+    w, vectors = spectrum.eigenvalues, spectrum.eigenvectors
+    if always_known:
+        remains = _what_remains(quadratic, spectrum, quadratic.solve(g), x, g)
+        return remains, Extremes(w[0], largest_curvature(w), seen)
     least, most = seen
     newton, solved = quadratic.solve(jnp.stack([g, least], axis=1)).T
-    remains = _what_remains(quadratic, spectrum, newton, x, g)
-    w, vectors = spectrum.eigenvalues, spectrum.eigenvectors
     squares = jnp.sum(solved**2)
+    image = product(quadratic.hessian, most)
     guess = Extremes(
         jnp.sum(solved * least) / jnp.where(squares > 0, squares, 1),
-        norm(product(quadratic.hessian, most)),
-        jnp.stack([_unit(solved), _unit(product(quadratic.hessian, most))]),
+        norm(image),
+        jnp.stack([_unit(solved), _unit(image)]),
     )
     largest = jnp.argmax(jnp.abs(w))
-    exact = Extremes(w[0], jnp.abs(w[largest]), vectors[:, jnp.stack([0 * largest, largest])].T)
-    return remains, select(spectrum.known, exact, guess)
+    ends = vectors[:, jnp.stack([0 * largest, largest])].T
+    exact = Extremes(w[0], jnp.abs(w[largest]), ends)
+    extremes = select(spectrum.known, exact, guess)
+    return _what_remains(quadratic, spectrum, newton, x, g), extremes
 
 
 def _unit(vector: Array) -> Array:
