@@ -338,3 +338,39 @@ def test_newton_goes_on_until_the_least_known_variable_has_its_digits(name, star
     result = gl.minimize(problem.loss, problem.init(), "newton", args=problem.args)
     assert result.success
     np.testing.assert_allclose(result.x, problem.certified["parameters"], rtol=1e-8)
+
+
+# --- what is spared ---------------------------------------------------------------------
+
+
+def chain(x):
+    return jnp.sum(jnp.log(jnp.cosh(3 * x))) + jnp.sum((x[1:] - x[:-1]) ** 2) + 0.1 * x @ x
+
+
+@pytest.mark.parametrize("n", [5, 30])
+def test_the_least_curvature_is_known_to_digits_with_and_without_eigenvalues(n):
+    result = gl.minimize(chain, jnp.linspace(-1, 1.3, n), "newton")
+    assert result.success
+    exact = np.linalg.eigvalsh(jax.hessian(chain)(result.x))
+    # By inverse and by power iteration from the first step's eigenvectors.
+    np.testing.assert_allclose(result.certificate.curvature, exact[0], rtol=0.05)
+    np.testing.assert_allclose(result.certificate.stiffness, exact[-1], rtol=0.05)
+
+
+def test_a_convex_run_decomposes_once():
+    calls, eigh = [], jnp.linalg.eigh
+
+    def counted(matrix):
+        jax.debug.callback(lambda: calls.append(1))
+        return eigh(matrix)
+
+    def loss(x):
+        return jnp.sum(jnp.cosh(x) + 0.3 * x) + 0.1 * (x @ x)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jnp.linalg, "eigh", counted)
+        result = gl.minimize(loss, jnp.linspace(-1.0, 1.0, 20), gl.newton(), trace=None)
+        jax.effects_barrier()
+    assert result.success
+    assert result.nit >= 3
+    assert len(calls) == 1

@@ -216,3 +216,28 @@ def test_the_state_of_an_earlier_link_is_not_mistaken_for_the_runs():
     result = gl.minimize(loss, START, method, max_steps=5, trace="params")
     values = [float(loss(x)) for x in result.trace.params]
     assert_close(np.asarray(result.trace.loss), np.array(values))
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [("newton", [0, 0, 0, 1]), ("newton_cg", [0, 1, 0, 0]), ("lbfgs", [0, 0, 0, 0])],
+)
+def test_whoever_has_ended_is_searched_for_no_more(name, made):
+    def loss(x):
+        return jnp.sum(jnp.cosh(x - 1)) + jnp.sum((x[1:] - x[:-1]) ** 2)
+
+    method, x = gl.make(name).build({}), jnp.linspace(-1.0, 2.0, 12)
+    value, grad = jax.value_and_grad(loss)(x)
+
+    @jax.jit
+    def update(active):
+        keywords = {"value": value, "grad": grad, "value_fn": loss}
+        return method.update(grad, method.init(x), x, active=active, **keywords)
+
+    updates, state = update(False)
+    assert not jnp.any(updates)
+    # What a batch evaluates for all its members at once, before any search.
+    assert state.calls.tolist() == made
+    updates, state = update(True)
+    assert jnp.any(updates)
+    assert state.calls[0] >= 1

@@ -33,10 +33,12 @@ def newton(*, noise: Number | None = None) -> optax.GradientTransformationExtraA
     r"""Newton's method in a trust region with a nearly exact subproblem.
 
     Each update minimises the quadratic model $g^T p + \tfrac12 p^T H p$ over
-    $\|p\| \le \Delta$ through one eigendecomposition of the Hessian, and tries shorter
-    steps until one is acceptable, so one call is one accepted step. Indefinite and singular
-    Hessians are fine: the step follows negative curvature to the boundary, also from a
-    saddle. Above a few thousand variables the Hessian no longer fits: use `newton_cg`.
+    $\|p\| \le \Delta$, and tries shorter steps until one is acceptable, so one call is one
+    accepted step. Where the Hessian is positive definite and the region holds the Newton
+    step, Cholesky's factors give it; else one eigendecomposition does, whatever the radius.
+    Indefinite and singular Hessians are fine: the step follows negative curvature to the
+    boundary, also from a saddle. Above a few thousand variables the Hessian no longer fits:
+    use `newton_cg`.
 
     The step is then bent by the third derivative along it, $c = -\tfrac12 (H + \lambda
     I)^{-1} \nabla^3 f[p, p]$ from two more gradients, at x ± p: it follows curved valleys
@@ -47,7 +49,9 @@ def newton(*, noise: Number | None = None) -> optax.GradientTransformationExtraA
 
     As an optax transformation it comes last in a chain, and its `update` needs `value`,
     `grad` and `value_fn`, as `optax.lbfgs` does. A zero update means that no better point
-    was found (`state.failed`); `state.decrement` says how much the model still promised.
+    was found (`state.failed`); `state.decrement` says how much the model still promised, and
+    `state.curvature` the least curvature: exact at the first step and wherever eigenvalues
+    were needed, else by an inverse iteration a step, which errs by the square of an angle.
 
     Cost: one dense Hessian (2n gradient equivalents) an accepted step, one loss and three
     gradients a trial step.
