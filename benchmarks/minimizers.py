@@ -32,6 +32,7 @@ import gradlab as gl
 __all__ = ["Run", "main", "measure", "summary"]
 
 METHODS = ("newton", "newton_cg")
+MATRIX_FREE_PEER = "scipy trust-ncg"
 QUICK = ("rosenbrock", "beale", "brown_badly_scaled", "freudenstein_roth", "wood")
 
 
@@ -122,6 +123,29 @@ def print_table(runs: list[Run], title: str) -> None:
             f"{method:<22}{row['runs']:>5}{row['global']:>8}{row['stationary']:>9}"
             f"{row['false']:>6}{row['saddle']:>7}{row['modest']:>7}{row['limit']:>6}"
             f"{row['nan']:>4}{row['raised']:>7}   {median}; Hv in all {row['total'][2]}"
+        )
+
+
+def print_products(runs: list[Run]) -> None:
+    """Compare Hessian-vector products with those of SciPy's trust-ncg, where that ran too."""
+    peer = {(run.case, run.scale): run for run in runs if run.method == MATRIX_FREE_PEER}
+    if not peer:
+        return
+    print(f"\nproducts over those of {MATRIX_FREE_PEER}: of medians, of sums; median ratio")
+    theirs = np.array([run.answer.calls[2] for run in peer.values()])
+    for method in dict.fromkeys(run.method for run in runs):
+        own = [run for run in runs if run.method == method]
+        ours = np.array([run.answer.calls[2] for run in own])
+        if method == MATRIX_FREE_PEER or not ours.any():
+            continue
+        both = [
+            run.answer.calls[2] / max(peer[run.case, run.scale].answer.calls[2], 1)
+            for run in own
+            if _solves(run) and _solves(peer[run.case, run.scale])
+        ]
+        print(
+            f"{method:<22}{np.median(ours) / np.median(theirs):7.3f}"
+            f"{ours.sum() / theirs.sum():7.3f}{np.median(both):7.3f} of {len(both)} both solve"
         )
 
 
@@ -221,6 +245,7 @@ def main(argv: list[str] | None = None) -> None:
         print_table(some, f"{options.dtype}, published start x {scale:g}")
     if len(options.starts) > 1:
         print_table(runs, f"{options.dtype}, all starts")
+    print_products(runs)
     print_failures([run for run in runs if run.method not in PEERS])
     if options.time:
         measure_time([name for name in ours if name not in PEERS], found, runs)

@@ -30,6 +30,49 @@ def test_a_step_takes_as_many_products_as_there_are_curvatures(distinct):
     assert products.sum() + distinct == result.nhvp
 
 
+def conjugate_gradients(diagonal, share):
+    """Count the products from zero, by either rule alone and by both (forcing 1/2)."""
+    residual = -np.ones_like(diagonal)
+    step, direction, model = np.zeros_like(diagonal), -residual, 0.0
+    norm, by_residual, by_decrease = np.linalg.norm(residual), None, None
+    for products in range(1, 2 * diagonal.size):
+        product = diagonal * direction
+        length = (residual @ residual) / (direction @ product)
+        step = step + length * direction
+        before, model = model, 0.5 * step @ (diagonal * step) - step.sum()
+        new = residual + length * product
+        direction = -new + (new @ new) / (residual @ residual) * direction
+        residual = new
+        if by_residual is None and np.linalg.norm(residual) <= 0.5 * norm:
+            by_residual = products
+        if by_decrease is None and products * (1 - before / model) < share:
+            by_decrease = products
+    return by_residual, by_decrease
+
+
+def test_a_step_ends_where_products_add_little_to_its_decrease():
+    # One soft variable has nearly all there is to gain, twenty stiff ones the residual.
+    diagonal = np.concatenate([[1e-4], np.linspace(1.0, 1000.0, 20)])
+    by_residual, by_decrease = conjugate_gradients(diagonal, share=0.25)
+    result = gl.minimize(quadratic, jnp.zeros(21), "newton_cg", args=(jnp.asarray(diagonal),))
+    assert result.success
+    assert result.trace.nhvp[1] == min(by_residual, by_decrease)
+    assert by_decrease < by_residual
+
+
+def test_what_the_last_step_has_met_is_not_looked_for_again():
+    rosenbrock = gl.problems.get("rosenbrock")
+    start = jnp.array([-1.2, 1.0])
+    result = gl.minimize(rosenbrock.loss, start, "newton_cg", args=rosenbrock.args)
+    assert result.success
+    assert np.diff(result.trace.nhvp)[-1] == 2  # those of the step itself
+    assert result.trace.nhvp[-1] == result.nhvp
+    # A step of one product, in two variables, has not met the curvature across it: +1.
+    result = gl.minimize(lambda x: ((x - 3) ** 2).sum(), jnp.zeros(2), "newton_cg")
+    assert result.nit == 1
+    assert result.nhvp == 2
+
+
 def test_the_budget_of_products_holds_and_the_run_still_converges():
     diagonal = jnp.asarray(np.logspace(0, 3, 20))
     result = gl.minimize(

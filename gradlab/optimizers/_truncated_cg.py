@@ -33,8 +33,8 @@ class Path(NamedTuple):
     """Where conjugate gradients ended: the step p, and gᵀp, pᵀHp, ‖p‖ along it.
 
     `decrement` is the reduction predicted; inf where the model has no minimum inside.
-    `possible` says whether there is any step, and `memory` is the preconditioner's, with
-    what it learnt on the way.
+    `possible` says whether there is any step, `spanned` whether as many directions as
+    variables led to it, and `memory` is the preconditioner's, with what it learnt on the way.
     """
 
     step: Params
@@ -45,6 +45,7 @@ class Path(NamedTuple):
     products: Array
     decrement: Array
     possible: Array
+    spanned: Array
     memory: Any
 
 
@@ -75,6 +76,23 @@ class _Iteration(NamedTuple):
     direction: Params
     scalars: Array
     memory: Any
+
+
+class _Enough(NamedTuple):
+    """When a step is good enough; the model's value is negative, and falls.
+
+    `residual` is the square of the residual to leave. An iteration that adds to the decrease
+    less than `patience` times the mean of all so far is the last (Nash & Sofer 1990): on an
+    ill-conditioned model the residual may stay large when there is little left to gain.
+    """
+
+    residual: Array
+    patience: Array
+
+    def reached(self, rr: Array, before: Array, after: Array, products: Array) -> Array:
+        """Whether the iteration that led from `before` to `after` was the last."""
+        idle = products * (before - after) < -self.patience * after
+        return (rr <= self.residual) | idle
 
 
 class _Conditioned(NamedTuple):
@@ -127,6 +145,9 @@ def truncated_cg(
     its roots at positive Ritz values only grows towards the left. So the residual may end
     the search once it is well below such a part's usual size, 1/√n.
 
+    Where the last step has met curvature in every direction, there is nothing left to look
+    for at rest.
+
     With a preconditioner the region stays round, and the residual is measured as it is, so
     that both mean the same from step to step.
     """
@@ -143,12 +164,14 @@ def truncated_cg(
     # The residual, relative to the gradient, to leave: min(1/2, √(‖g‖/‖g₀‖)), squared.
     forcing = jnp.minimum(0.25, size / where(start_norm > 0, start_norm, 1))
     forcing = where(stationary, RARE**2 / num_params(params), forcing)
-    most = where(stationary, min(budget, AT_REST), budget)
+    known = jnp.asarray(at_rest) & (state.surveyed > 0)
+    most = where(stationary, where(known, 0, min(budget, AT_REST)), budget)
     own = max_abs(params).astype(dtype)
     own = where(own > 0, own, 1)
     radius = state.radius.astype(dtype)
-    scale, start_norm, forcing, own, radius2, resting = packed(
-        scale, start_norm, forcing, own, radius**2, stationary
+    patience = where(stationary, 0, 0.5 * jnp.sqrt(forcing))
+    scale, start_norm, forcing, patience, own, radius2, resting = packed(
+        scale, start_norm, forcing, patience, own, radius**2, stationary
     )
     rr = inner(start, start)
     target = forcing * rr
@@ -162,7 +185,8 @@ def truncated_cg(
         return (now.ended == RUNNING) & (now.products < most) & active
 
     def iterate(it: _Iteration) -> _Iteration:
-        return _advance(it, scaled_hvp, target, radius2, own, resting > 0, conditioned)
+        enough = _Enough(target, patience)
+        return _advance(it, scaled_hvp, enough, radius2, own, resting > 0, conditioned)
 
     zeros = jax.tree.map(jnp.zeros_like, start)
     zero, inf = jnp.zeros((), dtype), jnp.full((), jnp.inf, dtype)
@@ -189,11 +213,12 @@ def truncated_cg(
     looks = 0 if preconditioner is None else preconditioner.looks
     path = Path(
         last.step, slope, curvature, length, inside > 0, end.products + looks, decrement,
-        possible, last.memory,
+        possible, interior & (end.products >= num_params(params)), last.memory,
     )  # fmt: skip
     # The least curvature at rest is known once the residual says that all was seen.
     low = where(stationary & (end.ended == RUNNING), jnp.minimum(end.low, 0), end.low)
     low, high = low * scale, end.high * scale
+    low = where(known, state.curvature.astype(dtype), low)
     # What the steps to here have met counts too: a made-up direction may miss most of it.
     high = where(stationary, jnp.maximum(high, state.stiffness.astype(dtype)), high)
     return path, tr.Model(radius, low, start_norm, high)
@@ -202,7 +227,7 @@ def truncated_cg(
 def _advance(
     it: _Iteration,
     hvp: Callable[[Params], Params],
-    target: Array,
+    enough: _Enough,
     radius2: Array,
     own: Array,
     at_rest: Array,
@@ -238,17 +263,19 @@ def _advance(
     z, rz = conditioned.apply(residual, rr)
     beta = rz / now.rz
     memory = conditioned.learn(it.memory, d, hd, positive)
-    converged = where(rr <= target, INTERIOR, RUNNING)
+    products = now.products + 1
+    model = now.model - tau * now.rz + 0.5 * tau**2 * dhd
+    converged = where(enough.reached(rr, now.model, model, products), INTERIOR, RUNNING)
     scalars = _Scalars(
         rz=rz,
         dd=rr + beta**2 * now.dd,
         pd=beta * (now.pd + tau * now.dd),
         pp=now.pp + 2 * tau * now.pd + tau**2 * now.dd,
-        model=now.model - tau * now.rz + 0.5 * tau**2 * dhd,
+        model=model,
         low=low,
         high=high,
         ended=where(outside > 0, BOUNDARY, converged),
-        products=now.products + 1,
+        products=products,
     )
     direction = jax.tree.map(lambda d, z: beta * d - z, d, z)
     return _Iteration(step, residual, direction, packed(*scalars), memory)

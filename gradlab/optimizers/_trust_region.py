@@ -116,6 +116,11 @@ class TrustRegionState(NamedTuple):
         """Largest share of a variable that the Newton step would change; 0 if unknown."""
         return self.model[..., 7]
 
+    @property
+    def surveyed(self) -> AnyArray:
+        """1 if the last step met curvature in all directions, positive, and went as told."""
+        return self.model[..., 8]
+
 
 class MatrixFreeState(TrustRegionState):
     """The same, of a method that sees curvature only where its gradient leads.
@@ -134,7 +139,7 @@ def initial_state(
     inf = jnp.full((), jnp.inf, dtype)
     none = jnp.zeros((), jnp.int32)
     grad = jax.tree.map(jnp.zeros_like, params)
-    model = jnp.array([0, jnp.inf, 0, 0, 0, jnp.inf, jnp.inf, 0], dtype)
+    model = jnp.array([0, jnp.inf, 0, 0, 0, jnp.inf, jnp.inf, 0, 0], dtype)
     no = jnp.zeros((), bool)
     return kind(none, inf, grad, inf, model, no, jnp.zeros(4, jnp.int32))
 
@@ -266,13 +271,14 @@ class Remains(NamedTuple):
     """What the model says of the point reached; see the state's properties.
 
     `decrement` is the reduction still predicted, `length` that of the Newton step there;
-    a method without the whole Hessian does not know `inexact`.
+    a method without the whole Hessian does not know `inexact`, and alone needs `surveyed`.
     """
 
     decrement: Array
     length: Array
     loudness: Array
     inexact: Array | float = 0.0
+    surveyed: Array | bool = False
 
 
 def search(
@@ -378,6 +384,7 @@ def conclude(
     told = jnp.stack([
         trial.ratio, remains.decrement, model.curvature, model.start_norm, model.stiffness,
         remains.length, remains.loudness, jnp.asarray(remains.inexact, dtype),
+        jnp.asarray(remains.surveyed, dtype),
     ])  # fmt: skip
     updates = jax.tree.map(lambda u: where(ok, u, jnp.zeros_like(u)), trial.updates)
     return updates, type(state)(

@@ -37,11 +37,12 @@ def newton_cg(
     r"""Newton's method by conjugate gradients in a trust region (Steihaug–Toint).
 
     Each update minimises the quadratic model by conjugate gradients on Hessian-vector
-    products, until the residual is below $\min(\tfrac12, \sqrt{\|g\| / \|g_0\|})\,\|g\|$,
-    the region's boundary is met, or a direction of negative curvature is: that one is
-    followed to the boundary, on the side where the model is lower. A step that does not
-    reduce the loss is shortened without new products (Nocedal & Yuan 1998). No matrix and
-    no flat copy of the parameters is made.
+    products, until the residual is below $\eta\,\|g\|$ with
+    $\eta = \min(\tfrac12, \sqrt{\|g\| / \|g_0\|})$, a product adds to the model's decrease
+    less than $\eta / 2$ times the mean of all so far, the region's boundary is met, or a
+    direction of negative curvature is: that one is followed to the boundary, on the side
+    where the model is lower. A step that does not reduce the loss is shortened without new
+    products (Nocedal & Yuan 1998). No matrix and no flat copy of the parameters is made.
 
     As an optax transformation it comes last in a chain, and its `update` needs `value`,
     `grad` and `value_fn`, as `optax.lbfgs` does. A zero update means that no better point
@@ -49,7 +50,8 @@ def newton_cg(
     With `at_rest=True` an update takes the point for stationary and looks for negative
     curvature only, along a direction the gradient knows nothing of: conjugate gradients
     cannot leave the space that the gradient spans, so by themselves they take a saddle
-    reached along its valley for a minimum.
+    reached along its valley for a minimum. Where the last step has met positive curvature
+    in as many directions as there are variables, there is nothing to look for.
 
     A preconditioner is an approximation of the inverse Hessian that leaves fewer products to
     be made. `"lbfgs"` is BFGS's, from the last 8 pairs of a direction and the product with
@@ -79,6 +81,8 @@ def newton_cg(
     References:
         Steihaug, T. (1983). The conjugate gradient method and trust regions.
         Nocedal, J. and Wright, S. J. (2006). Numerical Optimization, algorithm 7.2.
+        Nash, S. G. and Sofer, A. (1990). Assessing a search direction within a truncated-Newton
+        method. Operations Research Letters 9.
         Nocedal, J. and Yuan, Y. (1998). Combining trust region and line search techniques.
         Morales, J. L. and Nocedal, J. (2000). Automatic preconditioning by limited memory
         quasi-Newton updating.
@@ -168,7 +172,12 @@ def _what_remains(
     length = where(as_told, path.length * fell, jnp.inf)
     eps = max(eps_of(leaf.dtype) for leaf in jax.tree.leaves(params))
     own = eps * model.stiffness * max_abs(params)
-    return tr.Remains(decrement, length, where(trial.accepted, trial.grad_max, size) / own)
+    loudness = where(trial.accepted, trial.grad_max, size) / own
+    # With a residual left after n - 1 products, the gradient had a part along every
+    # eigenvector, if the condition was not so large that rounding has left it.
+    surveyed = as_told & path.spanned
+    surveyed &= model.curvature > jnp.finfo(size.dtype).eps ** 0.5 * model.stiffness
+    return tr.Remains(decrement, length, loudness, surveyed=surveyed)
 
 
 def _loudness(hvp: Callable[[Params], Params], params: Params, grad: Params) -> Array:
