@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-import operator
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from gradlab._certify_kind import LENGTHS, Curvature, Facts, Side, any_of, kind_of
 from gradlab._checks import check_callable, check_params, check_positive, scalar_loss
 from gradlab._tree import (
     add_scaled,
@@ -23,14 +23,13 @@ from gradlab._tree import (
     working_dtype,
 )
 from gradlab._typing import Array, Loss, Number, Params
-from gradlab.certificate import Certificate, Kind
+from gradlab.certificate import Certificate
 from gradlab.derivatives._leaves import eps_of
 from gradlab.derivatives.autodiff import value_grad_hvp
 from gradlab.optimizers._subproblem import rounding_of
 from gradlab.optimizers._truncated_cg import truncated_cg
 from gradlab.optimizers._trust_region import (
     FLOOR,
-    NOISY,
     MatrixFreeState,
     initial_state,
     noise_level,
@@ -48,15 +47,6 @@ STEPS = 30
 ROOM = 2**25
 # Groups of variables looked along, beside the direction of least curvature.
 DIRECTIONS = 8
-# Lengths looked at, relative to the point's or each variable's own. A minimum may have lower
-# values far away, so a direction leads down only if none of these is higher.
-LENGTHS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-# A stationary point promises less than this share of what the loss changes around it. A step
-# of the square root of it, relative to the point, is what a first-order gtol may leave.
-SLIGHT = 1e-6
-# The same beside a saddle, where values around say what it is before the gradient has
-# vanished; and along directions whose curvature is lost, where slopes alone are no proof.
-NEAR = 1e-3
 # Variables below this share of the point's length have no size of their own: they may be on
 # their way to zero.
 OWN = 1e-2
@@ -116,26 +106,6 @@ def certify(
     return look(x, noise, norm(x) if length is None else length)
 
 
-class _Curvature(NamedTuple):
-    """What second derivatives say of a point.
-
-    The least curvature and the largest absolute one; the decrease that the model promises, and
-    the length of the step to it; whether the gradient is above its rounding where the
-    curvature is lost in it, so that nobody knows how far it leads; the direction to look
-    along, of that gradient if so and of the least curvature if not; whether that is negative
-    beyond doubt; and the products taken.
-    """
-
-    least: Array
-    size: Array
-    direction: Params
-    decrement: Array
-    distance: Array
-    loud: Array
-    bends: Array
-    products: Array
-
-
 def examine(
     value_fn: Callable[[Params], Array],
     x: Params,
@@ -153,7 +123,7 @@ def examine(
         value, grad = jax.value_and_grad(value_fn)(x)
         unknown, no = jnp.full((), jnp.nan, dtype), jnp.zeros((), bool)
         none = jnp.zeros((), jnp.int32)
-        seen = _Curvature(unknown, unknown, grad, unknown, unknown, no, no, none)
+        seen = Curvature(unknown, unknown, grad, unknown, unknown, no, no, none)
     value = value.astype(dtype)
     level = noise_level(value, value, noise)
     length = jnp.asarray(length, dtype)
@@ -161,7 +131,7 @@ def examine(
     sides = _around(value_fn, x, value, grad, seen.direction, length)
     # Where nothing changes along the direction, as of a variable that does not matter at the
     # point, no gradient leads anywhere.
-    loud = seen.loud & _any(
+    loud = seen.loud & any_of(
         jnp.maximum(jnp.abs(side.changes[0]), jnp.abs(side.slopes[0])) > level for side in sides
     )
     seen = seen._replace(
@@ -169,7 +139,7 @@ def examine(
         decrement=jnp.where(loud, jnp.inf, seen.decrement),
         distance=jnp.where(loud, jnp.inf, seen.distance),
     )
-    kind = _kind(_Facts(value, grad, seen, level, sides))
+    kind = kind_of(Facts(value, grad, seen, level, sides))
     return Certificate(
         kind=kind,
         value=value,
@@ -185,7 +155,7 @@ def examine(
     )
 
 
-def _dense(hvp: Callable[[Params], Params], x: Params, grad: Params) -> _Curvature:
+def _dense(hvp: Callable[[Params], Params], x: Params, grad: Params) -> Curvature:
     """Decompose the Hessian, made of n products, with its rows scaled to one size.
 
     Neither the decrease that is promised nor the signs of curvatures depend on the units of
@@ -215,7 +185,7 @@ def _dense(hvp: Callable[[Params], Params], x: Params, grad: Params) -> _Curvatu
     bends = _bends(w[0], w)
     along = d * jnp.where(loud & ~bends, vectors @ lost, vectors[:, 0])
     along = along / norm(along)
-    return _Curvature(
+    return Curvature(
         plain[0],
         jnp.max(jnp.abs(plain)),
         jax.tree.map(lambda v: v.astype(dtype), unravel(along.astype(point.dtype))),
@@ -246,7 +216,7 @@ def _bends(least: Array, curvatures: Array) -> Array:
     return least < -(jnp.finfo(size.dtype).eps ** 0.5) * size
 
 
-def _krylov(hvp: Callable[[Params], Params], x: Params, grad: Params) -> _Curvature:
+def _krylov(hvp: Callable[[Params], Params], x: Params, grad: Params) -> Curvature:
     """See as much as a few dozen products show: extreme curvatures, and a model's minimum."""
     least, size, direction, steps = _lanczos(hvp, x)
     budget = min(2 * num_params(x), 2 * STEPS)
@@ -258,7 +228,7 @@ def _krylov(hvp: Callable[[Params], Params], x: Params, grad: Params) -> _Curvat
     )
     no, bends = jnp.zeros((), bool), _bends(least, size)
     products = path.products + steps
-    return _Curvature(least, size, direction, path.decrement, path.length, no, bends, products)
+    return Curvature(least, size, direction, path.decrement, path.length, no, bends, products)
 
 
 def _lanczos(hvp: Callable[[Params], Params], x: Params) -> tuple[Array, Array, Params, int]:
@@ -317,7 +287,7 @@ def _around(
     grad: Params,
     least: Params,
     length: Array,
-) -> tuple[_Side, _Side]:
+) -> tuple[Side, Side]:
     """Return how the loss changes around x, ahead and behind."""
     dtype = value.dtype
     scales = jnp.array([s * t for s in (1, -1) for t in LENGTHS], dtype)
@@ -337,7 +307,7 @@ def _around(
     # longer than the whole run of a small problem.
     ahead, behind, slopes = jax.lax.map(look, jnp.arange(1 + DIRECTIONS))
     slopes = slopes[:, None] * scales[None, : len(LENGTHS)]
-    return _Side(ahead, slopes), _Side(behind, -slopes)
+    return Side(ahead, slopes), Side(behind, -slopes)
 
 
 def _group(x: Params, which: Array, length: Array) -> Params:
@@ -354,87 +324,3 @@ def _group(x: Params, which: Array, length: Array) -> Params:
         leaves.append(jnp.where(mine, 2 * r * size, 0))
         first += v.size
     return jax.tree.unflatten(jax.tree.structure(x), leaves)
-
-
-class _Side(NamedTuple):
-    """Changes of the loss on one side of a point, a row a direction, and what slopes explain.
-
-    The first direction is that of the least curvature, the first length the longest.
-    """
-
-    changes: Array
-    slopes: Array
-
-
-def _any(flags: Iterable[Array]) -> Array:
-    """Whether any entry of any of them is set."""
-    return functools.reduce(operator.or_, [jnp.any(flag) for flag in flags])
-
-
-class _Facts(NamedTuple):
-    """All that was found at the point."""
-
-    value: Array
-    grad: Params
-    seen: _Curvature
-    level: Array
-    sides: tuple[_Side, _Side]
-
-
-def _kind(facts: _Facts) -> Array:
-    """Draw the conclusion."""
-    value, level, sides = facts.value, facts.level, facts.sides
-    spreads = [_largest(side.changes) for side in sides]
-    spread = jnp.maximum(*(jnp.max(spread) for spread in spreads))
-    # A direction leads down if nothing along it is higher, and at two lengths or more it is
-    # lower by more than noise and the little that the slope explains.
-    down = _any(
-        ~jnp.any(~(changes <= level), axis=1)
-        & (jnp.sum(changes < -level - 2 * jnp.abs(slopes), axis=1) >= 2)
-        for changes, slopes in sides
-    )
-    # Where the curvature is negative beyond doubt, so does its direction if at shorter lengths
-    # the loss falls below its own slope: farther away it may rise again.
-    seen, nearby = facts.seen, slice(len(LENGTHS) // 2, None)
-    below = (
-        changes[0, nearby] < -level + jnp.minimum(slopes[0, nearby], 0)
-        for changes, slopes in sides
-    )
-    down |= seen.bends & _any(jnp.sum(lower) >= 2 for lower in below)
-    promised = jnp.where(jnp.isfinite(seen.decrement), seen.decrement, jnp.inf)
-    # Where the model has no minimum: the slope over the longest length looked at.
-    promised = jnp.minimum(promised, jnp.max(jnp.abs(sides[0].slopes[:, 0])))
-    share = jnp.where(down, NEAR, SLIGHT)
-    stationary = promised <= jnp.maximum(share * spread, NOISY * level)
-    # Along some direction the loss may be a slope and nothing else, however far looked, or as
-    # far as its curvature says.
-    falling = [
-        (changes < -NOISY * level) & (jnp.abs(changes - slopes) <= 0.5 * jnp.abs(slopes))
-        for changes, slopes in sides
-    ]
-    straight = _any(falls[:, 0] for falls in falling)
-    kind = jnp.where(spread <= NOISY * level, Kind.AT_NOISE, Kind.MINIMUM)
-    higher = _any(changes > level for changes, _ in sides)
-    top = jnp.where(higher, Kind.SADDLE, Kind.MAXIMUM)
-    kind = jnp.where(down, top, kind)
-    kind = jnp.where(stationary, kind, Kind.NOT_STATIONARY)
-    # (On one side it may be up a wall.)
-    slope, around = jnp.abs(sides[0].slopes[0, 0]), jnp.minimum(*(s[0] for s in spreads))
-    falls = slope > jnp.maximum(NEAR * around, NOISY * level)
-    # Or it turns before the longest length, and falls as it says up to there.
-    falls |= _any(falls[0] for falls in falling)
-    falls &= seen.loud
-    kind = jnp.where(straight | (falls & ~down), Kind.SLOPE, kind)
-    loud = _any(~(jnp.abs(changes) <= level) for changes, _ in sides)
-    kind = jnp.where(loud, kind, Kind.FLAT)
-    infinite = _any(changes == -jnp.inf for changes, _ in sides)
-    bottomless = (value == -jnp.inf) | infinite
-    kind = jnp.where(bottomless, Kind.UNBOUNDED, kind)
-    finite = jnp.isfinite(max_abs(facts.grad)) & jnp.isfinite(value)
-    finite |= value == -jnp.inf
-    return jnp.where(finite, kind, Kind.NOT_FINITE).astype(jnp.int32)
-
-
-def _largest(changes: Array) -> Array:
-    """Largest size in each row of what is finite."""
-    return jnp.max(jnp.where(jnp.isfinite(changes), jnp.abs(changes), 0), axis=1)

@@ -34,8 +34,11 @@ def outcome(
 ) -> Result:
     """Choose the answer, settle the status, and translate the counts.
 
-    A success is the point that passed its test; anything else is the best point seen.
-    `history` is None when the run happened inside somebody's `jit` or `vmap`.
+    The answer is the last point where that passed the run's test, else the best point seen.
+    A method that follows curvature takes no step upwards, so where it is stuck the last point
+    is the best, and what is examined. Nothing of this hangs on the certificate, so a compiled
+    program that wants nothing but the answer does without that. `history` is None when the run happened inside somebody's `jit`
+    or `vmap`.
     """
     from_python = history is not None
     if from_python:  # eager JAX operations would cost more than the rest of a short run
@@ -43,11 +46,13 @@ def outcome(
         carry = carry._replace(numbers=small[0], counts=small[1])
     numbers = Numbers.of(carry.numbers)
     status, certificate = _examined(program, problem, carry, from_python)
-    success = status <= Status.NOISE_FLOOR
+    passed = carry.status <= Status.NOISE_FLOOR
+    if follows_curvature(carry.state):
+        passed = passed | (carry.status == Status.STUCK)
     choose = _choose if from_python else select
-    x = choose(success, carry.params, carry.best_params)
-    fun = choose(success, numbers.value, numbers.best_value).astype(carry.loss_dtype.dtype)
-    at_last = success | (numbers.value == numbers.best_value)
+    x = choose(passed, carry.params, carry.best_params)
+    fun = choose(passed, numbers.value, numbers.best_value).astype(carry.loss_dtype.dtype)
+    at_last = passed | (numbers.value == numbers.best_value)
     grad = _gradient(program, problem, carry, x, at_last, from_python)
     translation = _translation(program, carry.params)
     counts = Counts.of(carry.counts)

@@ -262,3 +262,17 @@ def test_what_is_promised_does_not_depend_on_the_units_of_the_variables():
 
     certificate = gl.certify(loss, jnp.array([0.0, 1.0, 0.0]))
     np.testing.assert_allclose(certificate.decrement, 60**2 / (2 * 3600), rtol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["newton", "newton_cg", "lbfgs"])
+def test_a_program_that_wants_the_answer_alone_has_no_certificate_in_it(method):
+    def cost(wanted):
+        def run(x0):
+            result = gl.minimize(lambda x: jnp.sum((x - 3) ** 4), x0, method, trace=None)
+            return getattr(result, wanted)
+
+        return jax.jit(run).lower(jnp.zeros(3)).compile().cost_analysis()["flops"]
+
+    # Five lengths along nine directions on both sides, nine operations a loss at least:
+    # nothing but the certificate asks for them.
+    assert cost("success") - cost("x") > 5 * 9 * 2 * 9

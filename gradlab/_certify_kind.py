@@ -1,0 +1,131 @@
+"""What kind of point it is: the conclusion from curvature, slopes and values around it."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from gradlab._tree import max_abs
+from gradlab._typing import Array, Params
+from gradlab.certificate import Kind
+from gradlab.optimizers._trust_region import NOISY
+
+__all__ = ["LENGTHS", "Curvature", "Facts", "Side", "any_of", "kind_of"]
+
+# Lengths looked at, relative to the point's or each variable's own. A minimum may have lower
+# values far away, so a direction leads down only if none of these is higher.
+LENGTHS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+# A stationary point promises less than this share of what the loss changes around it. A step
+# of the square root of it, relative to the point, is what a first-order gtol may leave.
+SLIGHT = 1e-6
+# The same beside a saddle, where values around say what it is before the gradient has
+# vanished; and along directions whose curvature is lost, where slopes alone are no proof.
+NEAR = 1e-3
+
+
+class Curvature(NamedTuple):
+    """What second derivatives say of a point.
+
+    The least curvature and the largest absolute one; the decrease that the model promises, and
+    the length of the step to it; whether the gradient is above its rounding where the
+    curvature is lost in it, so that nobody knows how far it leads; the direction to look
+    along, of that gradient if so and of the least curvature if not; whether that is negative
+    beyond doubt; and the products taken.
+    """
+
+    least: Array
+    size: Array
+    direction: Params
+    decrement: Array
+    distance: Array
+    loud: Array
+    bends: Array
+    products: Array
+
+
+class Side(NamedTuple):
+    """Changes of the loss on one side of a point, a row a direction, and what slopes explain.
+
+    The first direction is that of the least curvature, the first length the longest.
+    """
+
+    changes: Array
+    slopes: Array
+
+
+def any_of(flags: Iterable[Array]) -> Array:
+    """Whether any entry of any of them is set."""
+    return functools.reduce(operator.or_, [jnp.any(flag) for flag in flags])
+
+
+class Facts(NamedTuple):
+    """All that was found at the point."""
+
+    value: Array
+    grad: Params
+    seen: Curvature
+    level: Array
+    sides: tuple[Side, Side]
+
+
+def kind_of(facts: Facts) -> Array:
+    """Draw the conclusion."""
+    value, level, sides = facts.value, facts.level, facts.sides
+    spreads = [_largest(side.changes) for side in sides]
+    spread = jnp.maximum(*(jnp.max(spread) for spread in spreads))
+    # A direction leads down if nothing along it is higher, and at two lengths or more it is
+    # lower by more than noise and the little that the slope explains.
+    down = any_of(
+        ~jnp.any(~(changes <= level), axis=1)
+        & (jnp.sum(changes < -level - 2 * jnp.abs(slopes), axis=1) >= 2)
+        for changes, slopes in sides
+    )
+    # Where the curvature is negative beyond doubt, so does its direction if at shorter lengths
+    # the loss falls below its own slope: farther away it may rise again.
+    seen, nearby = facts.seen, slice(len(LENGTHS) // 2, None)
+    below = (
+        changes[0, nearby] < -level + jnp.minimum(slopes[0, nearby], 0)
+        for changes, slopes in sides
+    )
+    down |= seen.bends & any_of(jnp.sum(lower) >= 2 for lower in below)
+    promised = jnp.where(jnp.isfinite(seen.decrement), seen.decrement, jnp.inf)
+    # Where the model has no minimum: the slope over the longest length looked at.
+    promised = jnp.minimum(promised, jnp.max(jnp.abs(sides[0].slopes[:, 0])))
+    share = jnp.where(down, NEAR, SLIGHT)
+    stationary = promised <= jnp.maximum(share * spread, NOISY * level)
+    # Along some direction the loss may be a slope and nothing else, however far looked, or as
+    # far as its curvature says.
+    falling = [
+        (changes < -NOISY * level) & (jnp.abs(changes - slopes) <= 0.5 * jnp.abs(slopes))
+        for changes, slopes in sides
+    ]
+    straight = any_of(falls[:, 0] for falls in falling)
+    kind = jnp.where(spread <= NOISY * level, Kind.AT_NOISE, Kind.MINIMUM)
+    higher = any_of(changes > level for changes, _ in sides)
+    top = jnp.where(higher, Kind.SADDLE, Kind.MAXIMUM)
+    kind = jnp.where(down, top, kind)
+    kind = jnp.where(stationary, kind, Kind.NOT_STATIONARY)
+    # (On one side it may be up a wall.)
+    slope, around = jnp.abs(sides[0].slopes[0, 0]), jnp.minimum(*(s[0] for s in spreads))
+    falls = slope > jnp.maximum(NEAR * around, NOISY * level)
+    # Or it turns before the longest length, and falls as it says up to there.
+    falls |= any_of(falls[0] for falls in falling)
+    falls &= seen.loud
+    kind = jnp.where(straight | (falls & ~down), Kind.SLOPE, kind)
+    loud = any_of(~(jnp.abs(changes) <= level) for changes, _ in sides)
+    kind = jnp.where(loud, kind, Kind.FLAT)
+    infinite = any_of(changes == -jnp.inf for changes, _ in sides)
+    bottomless = (value == -jnp.inf) | infinite
+    kind = jnp.where(bottomless, Kind.UNBOUNDED, kind)
+    finite = jnp.isfinite(max_abs(facts.grad)) & jnp.isfinite(value)
+    finite |= value == -jnp.inf
+    return jnp.where(finite, kind, Kind.NOT_FINITE).astype(jnp.int32)
+
+
+def _largest(changes: Array) -> Array:
+    """Largest size in each row of what is finite."""
+    return jnp.max(jnp.where(jnp.isfinite(changes), jnp.abs(changes), 0), axis=1)
