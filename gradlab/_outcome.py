@@ -37,8 +37,9 @@ def outcome(
     The answer is the last point where that passed the run's test, else the best point seen.
     A method that follows curvature takes no step upwards, so where it is stuck the last point
     is the best, and what is examined. Nothing of this hangs on the certificate, so a compiled
-    program that wants nothing but the answer does without that. `history` is None when the run happened inside somebody's `jit`
-    or `vmap`.
+    program that wants nothing but the answer does without that.
+
+    `history` is None when the run happened inside somebody's `jit` or `vmap`.
     """
     from_python = history is not None
     if from_python:  # eager JAX operations would cost more than the rest of a short run
