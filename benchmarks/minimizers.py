@@ -23,15 +23,18 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).parent))
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from minimizers_cases import SCALES, Answer, Case, Judgement, best_values, cases, judge
 from minimizers_solvers import MAX_STEPS, PEERS, compiled_bfgs, own_method, solver
 
 import gradlab as gl
 
-__all__ = ["Run", "main", "measure", "summary"]
+__all__ = ["Run", "main", "many_solves", "measure", "seconds", "summary"]
 
 METHODS = ("newton", "newton_cg")
+# Solves in one program, where the time of a solve among many is measured.
+SOLVES = 64
 MATRIX_FREE_PEER = "scipy trust-ncg"
 QUICK = ("rosenbrock", "beale", "brown_badly_scaled", "freudenstein_roth", "wood")
 
@@ -175,34 +178,37 @@ def print_failures(runs: list[Run]) -> None:
 def measure_time(methods: Iterable[str], found: list[Case], runs: list[Run]) -> None:
     """Print each method's warm seconds a solve beside optimistix's BFGS, where both solve.
 
-    Both are compiled whole, and started from the published starts; the least of five
-    calls counts. "from Python" is `minimize` as it is called there, with its trace.
+    From the published starts. "in a program": many solves in one compiled program, a solve's
+    share; "a call": one compiled solve, called; "from Python": `minimize` as it is called
+    there, with its trace, over a compiled call of the peer.
     """
     solved = {(run.method, run.case) for run in runs if run.scale == 1 and _solves(run)}
-    rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in methods}
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in methods}
     for case in found:
         names = [name for name in methods if (name, case.name) in solved]
         if not names or ("optimistix BFGS", case.name) not in solved:
             continue
-        peer = _least_seconds(compiled_bfgs(case), case.starts[1.0])
+        whole: dict[str, Callable[[Any], Any]] = {"": compiled_bfgs(case)}
+        python = {"": whole[""]}
         for name in names:
             run = functools.partial(
                 gl.minimize, case.problem.loss, method=own_method(name), args=case.problem.args,
                 max_steps=MAX_STEPS,
             )  # fmt: skip
-            whole = jax.jit(lambda x0, run=run: run(x0, trace=None).x)
-            start = case.starts[1.0]
-            rows[name].append((_least_seconds(whole, start), _least_seconds(run, start), peer))
-    print("\nwarm time a solve, and over that of optimistix BFGS, where both solve: medians")
-    print(f"{'method':<22}{'solved':>7}{'µs':>8}{'ratio':>7}{'from Python µs':>16}{'ratio':>7}")
-    for name, times in rows.items():
-        if times:
-            compiled, python, peer = np.array(times).T
-            print(
-                f"{name:<22}{len(times):7d}{1e6 * np.median(compiled):8.0f}"
-                f"{np.median(compiled / peer):7.2f}{1e6 * np.median(python):16.0f}"
-                f"{np.median(python / peer):7.2f}"
-            )
+            whole[name] = jax.jit(lambda x0, run=run: run(x0, trace=None).x)
+            python[name] = run
+        start = case.starts[1.0]
+        kinds = [many_solves(whole, start), seconds(whole, start), seconds(python, start)]
+        for name in names:
+            times = [(kind[name], kind[name] / kind[""]) for kind in kinds]
+            rows[name].append(np.array(times))
+    print("\nwarm µs a solve, and over that of optimistix BFGS, where both solve: medians")
+    print(f"{'method':<22}{'solved':>7}{'in a program':>18}{'a call':>18}{'from Python':>18}")
+    for name, measured in rows.items():
+        if measured:
+            times = np.median(measured, axis=0)
+            told = "".join(f"{1e6 * each:>11.0f}{ratio:>7.2f}" for each, ratio in times)
+            print(f"{name:<22}{len(measured):>7}{told}")
 
 
 def _solves(run: Run) -> bool:
@@ -210,15 +216,33 @@ def _solves(run: Run) -> bool:
     return run.worth.is_stationary and not run.worth.is_saddle
 
 
-def _least_seconds(call: Callable[[Any], Any], x0: Any, repeats: int = 5) -> float:
-    """Time a call, compiled beforehand: the least of several."""
-    jax.block_until_ready(call(x0))
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
+def seconds(
+    calls: dict[str, Callable[[Any], Any]], x0: Any, repeats: int = 15
+) -> dict[str, float]:
+    """Time calls side by side, compiled beforehand: the median of several each."""
+    for call in calls.values():
         jax.block_until_ready(call(x0))
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call(x0))
+            taken[name].append(time.perf_counter() - start)
+    return {name: float(np.median(each)) for name, each in taken.items()}
+
+
+def many_solves(calls: dict[str, Callable[[Any], Any]], x0: Any) -> dict[str, float]:
+    """Time a solve among many in one program: without what it costs to begin a program.
+
+    On the CPU, XLA runs a program of less than some 1,000 operations in the caller's thread
+    and hands a larger one to another, which may take as long as a small solve.
+    """
+    starts = jnp.stack([x0] * SOLVES)
+    loops = {
+        name: jax.jit(functools.partial(jax.lax.map, call)) for name, call in calls.items()
+    }
+    taken = seconds(loops, starts)
+    return {name: each / SOLVES for name, each in taken.items()}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -78,9 +78,10 @@ def test_all_of_nist_to_ten_digits_within_the_budget():
             worst = min(worst, -np.log10(max(error, 1e-11)))
             residuals, jacobians = residuals + fit.nfev, jacobians + fit.njev
             assert fit.success, name
-            if name != "lanczos1":  # its residuals are 1e-13 of the data
-                errors = problem.certified["standard_deviations"]
-                np.testing.assert_allclose(fit.standard_errors, errors, rtol=1e-6)
+            # Lanczos1's data, rounded to float64, hold 3.4 digits (test_problems_nist).
+            rtol = 1e-3 if name == "lanczos1" else 1e-6
+            errors = problem.certified["standard_deviations"]
+            np.testing.assert_allclose(fit.standard_errors, errors, rtol=rtol)
     assert worst >= 10
     assert residuals <= 2500
     assert jacobians <= 2000
