@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
 
 from gradlab._tree import working_dtype
 from gradlab._typing import Array, Params
@@ -18,16 +17,16 @@ __all__ = ["Pairs", "apply_inverse", "no_pairs", "store"]
 
 
 class Pairs(NamedTuple):
-    """The last pairs, each divided by the largest entry of its step, in a ring.
+    r"""The last pairs, each divided by the largest entry of its step, in a ring.
 
     `vectors` is shaped like the parameters with two leading axes: (step or change, place).
-    `products`, of the same two and a third axis, has the inner products of all with the
-    change in the place of the third. The changes are in the `unit` of the first gradient
-    since the last restart, and `stored` is the number of pairs stored since.
+    `matrices` are, by place, the inverse of R, the upper triangle of $S^T Y$ in the order of
+    time, and $Y^T Y$. The changes are in the `unit` of the first gradient since the last
+    restart, and `stored` is the number of pairs stored since.
     """
 
     vectors: Params
-    products: Array
+    matrices: Array
     unit: Array
     stored: Array
 
@@ -36,13 +35,20 @@ def no_pairs(params: Params, kept: int) -> Pairs:
     """Build an empty memory."""
     dtype = working_dtype(params)
     vectors = jax.tree.map(lambda p: jnp.zeros((2, kept, *p.shape), p.dtype), params)
-    products = jnp.zeros((2, kept, kept), dtype)
-    return Pairs(vectors, products, jnp.ones((), dtype), jnp.zeros((), jnp.int32))
+    matrices = jnp.zeros((2, kept, kept), dtype)
+    return Pairs(vectors, matrices, jnp.ones((), dtype), jnp.zeros((), jnp.int32))
 
 
 def store(pairs: Pairs, step: Params, change: Params, unit: Array, useful: Array) -> Pairs:
-    """Put a pair, its change in this `unit`, in the oldest one's place, if it is `useful`."""
-    slot = pairs.stored % pairs.products.shape[1]
+    r"""Put a pair, its change in this `unit`, in the oldest one's place, if it is `useful`.
+
+    R grows by a column, $r = S^T y$ over $\rho = s^T y$, and so does its inverse: by
+    $-R^{-1} r / \rho$ over $1 / \rho$. Without its oldest pair, its first row and column,
+    a triangle's inverse is what is left of it.
+    """
+    kept = pairs.matrices.shape[1]
+    place = jnp.arange(kept)
+    slot = pairs.stored % kept
     kept_unit = jnp.where(pairs.stored == 0, unit, pairs.unit)
     factor = unit / jnp.where(kept_unit > 0, kept_unit, 1)
 
@@ -53,40 +59,48 @@ def store(pairs: Pairs, step: Params, change: Params, unit: Array, useful: Array
     vectors = jax.tree.map(put, pairs.vectors, step, change)
     # Products with what is stored, rounded as it is, so that they belong to it.
     stored = jax.tree.map(lambda rows: rows[1, slot], vectors)
-    column = _against(vectors, stored, pairs.products.dtype)
-    column = jnp.where(useful, column, pairs.products[:, :, slot])
-    products = pairs.products.at[:, :, slot].set(column)
+    with_steps, with_changes = _against(vectors, stored, pairs.matrices.dtype)
+    new, older = place == slot, (place < pairs.stored) & (place != slot)
+    inverse, gram = pairs.matrices
+    inverse = jnp.where(older[:, None] & older[None], inverse, 0)
+    rho = with_steps[slot]
+    column = -jnp.sum(inverse * jnp.where(older, with_steps, 0)[None], axis=1)
+    column = jnp.where(new, 1, column) / jnp.where(rho == 0, 1, rho)
+    inverse = jnp.where(new[None], column[:, None], inverse)
+    gram = jnp.where(new[None], with_changes[:, None], gram)
+    gram = jnp.where(new[:, None], with_changes[None], gram)
+    matrices = jnp.where(useful, jnp.stack([inverse, gram]), pairs.matrices)
     kept_unit = jnp.where(useful, kept_unit, pairs.unit)
-    return Pairs(vectors, products, kept_unit, pairs.stored + useful)
+    return Pairs(vectors, matrices, kept_unit, pairs.stored + useful)
 
 
 def apply_inverse(pairs: Pairs) -> Callable[[Params], Params]:
     r"""Build the map from g to H g, H the BFGS inverse of the pairs begun at $\gamma I$.
 
     In the pairs' unit, and γ = sᵀy/yᵀy of the newest pair; without pairs it is g itself. The
-    loop over the pairs from the newest is the triangular system $R \alpha = S^T g$,
-    where R is the upper triangle of $S^T Y$; the one back is
-    $R^T \delta = D \alpha - \gamma Y^T (g - Y \alpha)$ with R's diagonal D; and
-    $H g = \gamma (g - Y \alpha) + S \delta$ (Byrd, Nocedal & Schnabel 1994). R is inverted
-    here, once, so that a product is no more than two passes over the pairs.
+    loop over the pairs from the newest is the triangular system $R \alpha = S^T g$; the one
+    back is $R^T \delta = D \alpha - \gamma Y^T (g - Y \alpha)$ with R's diagonal D; and
+    $H g = \gamma (g - Y \alpha) + S \delta$ (Byrd, Nocedal & Schnabel 1994): two passes over
+    the pairs.
     """
-    dtype, kept = pairs.products.dtype, pairs.products.shape[1]
-    order = (pairs.stored + jnp.arange(kept)) % kept  # from the oldest to the newest
-    known = (order < pairs.stored).astype(dtype)
-    sy, yy = pairs.products[:, order][:, :, order] * (known[:, None] * known[None])[None]
-    upper = jnp.triu(sy) + jnp.diag(1 - known)
-    yy = jnp.triu(yy) + jnp.triu(yy, 1).T
+    dtype, kept = pairs.matrices.dtype, pairs.matrices.shape[1]
+    inverse, gram = pairs.matrices
+    # What is left from before a restart, until the next pair, is of no use.
+    inverse = jnp.where(pairs.stored > 0, inverse, 0)
+    reciprocal = jnp.diagonal(inverse)
+    diagonal = jnp.where(reciprocal == 0, 0, 1 / jnp.where(reciprocal == 0, 1, reciprocal))
+    newest = (pairs.stored - 1) % kept
     # Barzilai and Borwein's length.
-    gamma = jnp.where(yy[-1, -1] > 0, sy[-1, -1] / jnp.where(yy[-1, -1] > 0, yy[-1, -1], 1), 1)
-    inverse = solve_triangular(upper, jnp.eye(kept, dtype=dtype))
-    place = (jnp.arange(kept) - pairs.stored) % kept
+    squares = gram[newest, newest]
+    found = (pairs.stored > 0) & (squares > 0)
+    gamma = jnp.where(found, diagonal[newest] / jnp.where(found, squares, 1), 1)
 
     def apply(g: Params) -> Params:
-        s_g, y_g = _against(pairs.vectors, g, dtype)[:, order] * known[None]
+        s_g, y_g = _against(pairs.vectors, g, dtype)
         alpha = jnp.sum(inverse * s_g[None], axis=1)
-        right = jnp.diagonal(upper) * alpha - gamma * (y_g - jnp.sum(yy * alpha[None], axis=1))
+        right = diagonal * alpha - gamma * (y_g - jnp.sum(gram * alpha[None], axis=1))
         delta = jnp.sum(inverse * right[:, None], axis=0)
-        weights = jnp.stack([delta, -gamma * alpha])[:, place]
+        weights = jnp.stack([delta, -gamma * alpha])
 
         def combine(g: Array, rows: Array) -> Array:
             weighted = weights.reshape(2, kept, *(1,) * g.ndim) * rows.astype(dtype)
