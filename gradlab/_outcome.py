@@ -12,6 +12,7 @@ import numpy as np
 from gradlab import _driver as driver
 from gradlab import _engine as engine
 from gradlab._numbers import Counts, Numbers, Problem
+from gradlab._programs import compiled, inline
 from gradlab._stopping import default_gtol
 from gradlab._tree import any_lane, num_params, select
 from gradlab._typing import Params
@@ -92,7 +93,7 @@ def _choose(condition: Any, new: Any, old: Any) -> Any:
 
 def _function(program: engine.Program, name: str, from_python: bool) -> Callable[..., Any]:
     """Return a function of the program: compiled from Python, inline within a trace."""
-    return getattr(driver.compiled(program) if from_python else driver.inline(program), name)
+    return getattr(compiled(program) if from_python else inline(program), name)
 
 
 def _gradient(

@@ -31,6 +31,7 @@ from gradlab._fit_checks import (
 from gradlab._implicit import with_implicit_derivative
 from gradlab._numbers import Numbers, Problem
 from gradlab._outcome import outcome
+from gradlab._programs import CACHE_SIZE
 from gradlab._typing import Array, Count, GradientOperator, Name, Number, Params
 from gradlab.fit import Fit
 from gradlab.minimize import (
@@ -293,7 +294,7 @@ def _count_residuals(residual: Callable[..., Any], x0: Params, args: Any) -> int
         return jax.eval_shape(functools.partial(flat_residuals, residual), x0, *args).size
     size = jax.eval_shape(functools.partial(flat_residuals, residual), x0, *args).size
     _checked[key] = size
-    if len(_checked) > driver.CACHE_SIZE:
+    if len(_checked) > CACHE_SIZE:
         _checked.popitem(last=False)
     return size
 

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import gradlab as gl
+from gradlab import _driver, _programs
 
 
 @pytest.mark.parametrize("method", gl.methods())
@@ -30,6 +31,52 @@ def test_chunks_and_later_runs_compile_nothing_anew(method):
     assert len(traces) <= 1 + 4 * (again.success and not result.success)
     assert result.nit <= 40
     assert again.nit <= 30
+
+
+def looks(monkeypatch, *args, **options):
+    """Times that Python looks where a run stands, and its result."""
+    made = []
+    sync = _driver._sync
+    monkeypatch.setattr(_driver, "_sync", lambda carry: (made.append(1), sync(carry))[1])
+    result = gl.minimize(*args, **options)
+    monkeypatch.undo()
+    return len(made), result
+
+
+def test_a_run_like_one_before_knows_how_long_a_step_takes(monkeypatch):
+    loss, x0 = gl.problems.get("rosenbrock").loss, jnp.array([-1.2, 1.0])
+    first, before = looks(monkeypatch, loss, x0, "newton_cg")
+    again, after = looks(monkeypatch, loss, x0, "newton_cg")
+    assert again < first
+    # Begun, and one call of the loop: a short run takes no more.
+    assert again == 3
+    np.testing.assert_array_equal(after.x, before.x)
+    np.testing.assert_array_equal(after.trace.loss, before.trace.loss)
+    steps = []
+    gl.minimize(loss, x0, "newton_cg", callback=lambda now: steps.append(now.step))
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_the_first_call_of_a_known_run_is_cut_at_the_deadline(monkeypatch):
+    def loss(x):
+        return jnp.sum(x**2)
+
+    options = {"method": gl.make("gd", learning_rate=1e-9), "max_steps": 3000, "gtol": 0.0}
+    gl.minimize(loss, jnp.ones(2), **options)
+    program = next(reversed(_programs._cache))
+    functions = _programs.compiled(program)
+    (kind,) = functions.paces
+    lengths = []
+    first = _driver._first_length
+    monkeypatch.setattr(
+        _driver, "_first_length", lambda *a: (lengths.append(first(*a)), lengths[-1])[1]
+    )
+    for pace, deadline, expected in [
+        (1e-3, None, 150), (1e-6, None, 256), (1.0, None, 1), (1e-3, 0.02, 20)
+    ]:  # fmt: skip
+        functions.paces[kind] = pace
+        gl.minimize(loss, jnp.ones(2), max_seconds=deadline, **options)
+        assert lengths.pop() == expected
 
 
 def test_methods_on_one_loss_share_its_examination():
