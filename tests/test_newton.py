@@ -8,6 +8,7 @@ from scipy.optimize import brentq
 from support import assert_close
 
 import gradlab as gl
+from gradlab.optimizers import _trust_region
 from gradlab.optimizers._subproblem import solve_subproblem
 from gradlab.result import Status
 
@@ -338,6 +339,36 @@ def test_newton_goes_on_until_the_least_known_variable_has_its_digits(name, star
     result = gl.minimize(problem.loss, problem.init(), "newton", args=problem.args)
     assert result.success
     np.testing.assert_allclose(result.x, problem.certified["parameters"], rtol=1e-8)
+
+
+@pytest.mark.parametrize(("name", "start"), [("thurber", 2), ("mgh09", 1), ("hahn1", 2)])
+def test_a_sum_of_squares_that_errs_more_than_its_own_rounding_is_followed_to_ten_digits(
+    name, start
+):
+    # Residuals are differences of data and model: the loss errs by 4 to 16 times the bound
+    # 4 eps |f|, and its last Newton steps seem to rise.
+    problem = gl.problems.get(name, start=start)
+    result = gl.minimize(problem.loss, problem.init(), gl.newton(), args=problem.args)
+    assert result.success
+    np.testing.assert_allclose(result.x, problem.certified["parameters"], rtol=1e-10)
+
+
+def test_a_rise_within_what_slopes_judge_is_taken_only_where_the_gradient_halves():
+    eps, value = 2.0**-52, jnp.asarray(1.0)
+    level = 4 * eps
+    step = _trust_region.Proposal({}, *map(jnp.asarray, (1e-8, -2e-14, 1e-14, False)))
+
+    def taken(rise, gradient):
+        accepted, _, _ = _trust_region._judge(
+            value, value + rise, jnp.asarray(0.0), jnp.asarray(gradient), jnp.asarray(0.5),
+            step, jnp.asarray(1.0), None, eps,
+        )  # fmt: skip
+        return bool(accepted)
+
+    assert taken(0.5 * level, 0.9)
+    assert taken(100 * level, 0.4)
+    assert not taken(100 * level, 0.6)
+    assert not taken(1500 * level, 0.4)
 
 
 # --- what is spared ---------------------------------------------------------------------

@@ -40,6 +40,8 @@ MAX_TRIALS = 40  # a step shortened 40 times by at least 1/2 is below every dtyp
 NOISY = 1e3
 # Gradients below this multiple of eps·|H||x| are what rounding the point leaves of them.
 FLOOR = 10
+# A gradient that falls to this share of itself speaks for a step that the loss cannot judge.
+HALF = 0.5
 
 
 class TrustRegionState(NamedTuple):
@@ -303,6 +305,7 @@ def search(
     there is none.
     """
     most = jnp.where(once, start.tries + 1, MAX_TRIALS)
+    half = HALF * max_abs(start.grad).astype(value.dtype)
 
     def searching(trial: Trial) -> Array:
         return trial.unfinished & (trial.tries < most) & active
@@ -316,7 +319,7 @@ def search(
         new_slope = inner(new_grad, proposal.updates).astype(value.dtype)
         changed = moved(params, new_params)
         accepted, ratio, new_radius = _judge(
-            value, new_value, new_slope, grad_max, proposal, trial.radius, noise, eps
+            value, new_value, new_slope, grad_max, half, proposal, trial.radius, noise, eps
         )
         accepted = accepted | always
         return Trial.pack(
@@ -333,6 +336,7 @@ def _judge(
     new_value: Array,
     new_slope: Array,
     grad_max: Array,
+    half: Array,
     proposal: Proposal,
     radius: Array,
     noise: Array | float | None,
@@ -343,7 +347,9 @@ def _judge(
     Above the noise the reduction is $f - f^+$. Below it the trapezoid rule
     $-\tfrac12 (g + g^+)^T p$ stands in, whose error is $O(\|p\|^3)$ and free of
     cancellation, and $f^+ \le f + \varepsilon_f$ must hold (Hager & Zhang 2005;
-    Conn, Gould & Toint 2000, section 17.4.2).
+    Conn, Gould & Toint 2000, section 17.4.2). A sum of squares, whose residuals are
+    differences, may err by far more than its own rounding: where the largest entry of the
+    gradient falls to `half`, the loss may rise by as much as is judged by slopes.
     """
     finite = jnp.isfinite(new_value) & jnp.isfinite(grad_max)
     level = noise_level(value, new_value, noise, eps)
@@ -352,7 +358,8 @@ def _judge(
     actual = where(clear, reduction, -0.5 * (proposal.slope + new_slope))
     predicted = where(proposal.predicted > 0, proposal.predicted, jnp.inf)
     ratio = where(finite, actual / predicted, -jnp.inf)
-    accepted = finite & (ratio >= ACCEPT) & (new_value <= value + level)
+    room = where((grad_max <= half) & ~clear, NOISY * level, level)
+    accepted = finite & (ratio >= ACCEPT) & (new_value <= value + room)
     # Accepted: a quarter of a poor step, double a good one that the region cut short.
     grown = where(proposal.binding & (ratio > GOOD), 2 * radius, radius)
     kept = where(ratio < POOR, 0.25 * proposal.length, grown)
