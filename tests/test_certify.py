@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import gradlab as gl
+from gradlab import _certify
 from gradlab.certificate import Kind
 
 DTYPES = [jnp.float32, jnp.float64]
@@ -276,3 +277,30 @@ def test_a_program_that_wants_the_answer_alone_has_no_certificate_in_it(method):
     # Five lengths along nine directions on both sides, nine operations a loss at least:
     # nothing but the certificate asks for them.
     assert cost("success") - cost("x") > 5 * 9 * 2 * 9
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_the_very_minimum_of_residuals_that_cancel_is_a_minimum(dtype):
+    # There the loss is rounding alone, 1e-31 in float64, and another compiled copy of it gives
+    # another number: no direction leads down for that.
+    problem = gl.problems.get("gulf", dtype=dtype)
+    found = gl.certify(problem.loss, problem.minimizer, args=problem.args)
+    assert found.is_minimum, found.message
+    for method in ("newton", "newton_cg", "lbfgs"):
+        result = gl.minimize(problem.loss, problem.minimizer, method, args=problem.args)
+        assert result.success, (method, result.message)
+
+
+def test_what_two_compiled_copies_of_a_loss_differ_by_counts_as_noise(monkeypatch):
+    # The copies are told apart by their trace; one of them errs by a millionth.
+    traces = []
+
+    def loss(x):
+        traces.append(1)
+        return jnp.sum(x**2) + (1e-6 if len(traces) > 1 else 0.0)
+
+    found = _certify.examine(loss, jnp.zeros(2), None, jnp.asarray(1.0), smooth=False)
+    assert len(traces) == 2
+    assert found.noise == pytest.approx(1e-6)
+    assert found.lowest >= 0
+    assert found.nfev == 100
