@@ -57,6 +57,29 @@ def test_the_product_is_that_with_the_bfgs_matrix_of_the_last_pairs(stored):
     assert_close(apply_inverse(memory)(jnp.asarray(grad)), expected, factor=1e4)
 
 
+def test_after_a_restart_the_memory_knows_nothing_of_what_was_before():
+    rng = np.random.default_rng(0)
+    n, kept = 7, 5
+    root = rng.normal(size=(n, n))
+    hessian = root @ root.T + np.eye(n)
+    drawn = [(s, hessian @ s) for s in rng.normal(size=(6, n))]
+    one, useful = jnp.asarray(1.0), jnp.asarray(True)
+
+    def stored(memory, pairs):
+        for s, y in pairs:
+            memory = store(memory, jnp.asarray(s), jnp.asarray(y), one, useful)
+        return memory
+
+    before = stored(no_pairs(jnp.zeros(n), kept), drawn[:4])
+    restarted = before._replace(stored=jnp.zeros_like(before.stored))
+    grad = rng.normal(size=n)
+    assert_close(apply_inverse(restarted)(jnp.asarray(grad)), grad)
+    s, y = drawn[-1]
+    expected = dense_inverse(drawn[4:], (s @ y) / (y @ y)) @ grad
+    found = apply_inverse(stored(restarted, drawn[4:]))(jnp.asarray(grad))
+    assert_close(found, expected, factor=1e4)
+
+
 def test_bfgs_builds_the_matrix_of_its_formula():
     points, states = follow(bfgs(), rosenbrock, START, 6)
     grads = [np.asarray(jax.grad(rosenbrock)(x)) for x in points]

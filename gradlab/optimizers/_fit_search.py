@@ -24,7 +24,7 @@ from gradlab.optimizers._fit_point import (
 )
 from gradlab.optimizers._fit_steps import MOST_DAMPING, Kind, Tuning, damped_inverse
 from gradlab.optimizers._residuals import Residuals
-from gradlab.optimizers._trust_region import ACCEPT, MAX_TRIALS, NOISY
+from gradlab.optimizers._trust_region import ACCEPT, HALF, MAX_TRIALS, NOISY
 
 __all__ = ["Plan", "Search", "blank_search", "search"]
 
@@ -35,8 +35,6 @@ ACCELERATION = 0.75
 # (Dennis, Gay & Welsch 1981, NL2SOL), and was no good; and left alone likewise.
 BETTER = 1.5
 GOOD = 0.75
-# A Newton step of the finish must halve the gradient.
-HALF = 0.5
 # Trials where nothing is promised beyond noise.
 FEW_TRIALS = 3
 

@@ -40,7 +40,8 @@ MAX_TRIALS = 40  # a step shortened 40 times by at least 1/2 is below every dtyp
 NOISY = 1e3
 # Gradients below this multiple of eps·|H||x| are what rounding the point leaves of them.
 FLOOR = 10
-# A gradient that falls to this share of itself speaks for a step that the loss cannot judge.
+# A gradient that falls to this share of itself speaks for a step that the loss cannot judge,
+# as for the last Newton steps of a fit.
 HALF = 0.5
 
 
