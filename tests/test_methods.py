@@ -243,7 +243,17 @@ def test_optaxs_own_schedules_pass_as_learning_rates():
 
 # --- decompositions ---------------------------------------------------------------------
 
-DECOMPOSITIONS = {"cholesky", "eig", "eigh", "geqrf", "lu", "qr", "schur", "svd"}
+DECOMPOSITIONS = {
+    "cholesky",
+    "eig",
+    "eigh",
+    "geqrf",
+    "lu",
+    "qr",
+    "schur",
+    "svd",
+    "triangular_solve",
+}
 
 
 def programs_within(equation):
@@ -291,6 +301,18 @@ def test_no_batch_of_decompositions_waits_for_the_threads_of_another(name):
 
     traced = jax.make_jaxpr(jax.vmap(lane))(jnp.ones((2, 3)))
     assert side_by_side(traced.jaxpr)[0] == []
+
+
+@pytest.mark.parametrize("estimate", [gl.curvature.trace, gl.curvature.diagonal])
+def test_nor_does_any_of_an_estimate_of_curvature(estimate):
+    def lane(key):
+        method = "xtrace" if estimate is gl.curvature.trace else "xdiag"
+        return estimate(lambda v: v, jnp.ones(9), key=key, method=method, num_products=6)
+
+    traced = jax.make_jaxpr(jax.vmap(lane))(jax.random.split(jax.random.key(0), 2))
+    pairs, holds = side_by_side(traced.jaxpr)
+    assert holds
+    assert pairs == []
 
 
 @pytest.mark.parametrize("name", ["levenberg_marquardt", "gauss_newton", "dogleg", "newton"])

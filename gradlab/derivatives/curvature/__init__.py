@@ -4,6 +4,22 @@ A product is a function of v, shaped like the parameters, to A v, of a symmetric
 Hessian (`hessian_vp`), the generalised Gauss-Newton matrix (`ggn_vp`) or the Fisher matrix
 (`fisher_vp`). Every other function takes such a product. What is estimated from random
 vectors comes with an interval that holds the truth in 95 % of the draws.
+
+Other functions of the matrix are matfree's (extra `curvature`), which takes a product as its
+`matvec`. The log-determinant of A + I, for one, by stochastic Lanczos quadrature:
+
+    from matfree import decomp, funm, stochtrace
+
+    def shifted(v):
+        return jax.tree.map(jnp.add, v, product(v))
+
+    integrand = funm.monte_carlo_funm_sym_logdet(decomp.tridiag_sym(20))
+    sampler = stochtrace.sampler_signs(params, num=30)
+    log_determinant = stochtrace.estimator_monte_carlo(integrand, sampler)(shifted, key)
+
+Estimates here do not rest on it: its Lanczos process (0.6.3) goes on in the rounding errors
+where the space closes, as it does for every matrix with few distinct eigenvalues, and its
+leave-one-out estimators have a standard error that dependent terms make too small.
 """
 
 from gradlab.derivatives.curvature._diagonal import diagonal, hessian_diagonal

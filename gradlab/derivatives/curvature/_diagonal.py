@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from gradlab._typing import Array, Count, Loss, Name, Params
+from gradlab._typing import Count, Loss, Name, Params
 from gradlab.derivatives.curvature._intervals import CurvatureEstimate, exactly, interval
+from gradlab.derivatives.curvature._leave_out import xdiag_terms
 from gradlab.derivatives.curvature._operator import (
-    Operator,
     Product,
     checked_budget,
     checked_key,
@@ -19,11 +18,10 @@ from gradlab.derivatives.curvature._operator import (
     flat_operator,
 )
 from gradlab.derivatives.curvature._products import hessian_vp
-from gradlab.derivatives.curvature._trace import complement, range_of
 
 __all__ = ["diagonal", "hessian_diagonal"]
 
-METHODS = ("diag++", "exact", "hutchinson")
+METHODS = ("exact", "hutchinson", "xdiag")
 
 
 def hessian_diagonal(
@@ -41,7 +39,7 @@ def hessian_diagonal(
         x: Any pytree of real floating leaves, n entries.
         *args: Further arguments of f.
         key: Random key; not needed for "exact".
-        method: "exact", "diag++" or "hutchinson", as for `diagonal`.
+        method: "exact", "xdiag" or "hutchinson", as for `diagonal`.
         num_products: Products to make, unless "exact".
 
     Returns:
@@ -71,19 +69,22 @@ def diagonal(
 
     "exact" makes n products, a few at a time. "hutchinson" takes the mean of $v ∘ A v$ over
     vectors v of random signs: the error of an entry is that of the other entries of its
-    row, $(\sum_{j≠i} A_{ij}^2 / k)^{1/2}$. "diag++" spends two thirds of the products on the
-    part of A along the range Q of its large eigenvalues, which it treats exactly,
+    row, $(\sum_{j≠i} A_{ij}^2 / k)^{1/2}$. "xdiag" treats the part of A along the range Q of
+    its large eigenvalues exactly,
 
     $$ A = QQ^T A + A QQ^T - QQ^T A QQ^T + (I - QQ^T) A (I - QQ^T), $$
 
-    and estimates the diagonal of the last term.
+    and estimates the diagonal of the last term; each of k vectors helps to find the range
+    and, left out of it, is a draw for what remains. It makes 2k products, and pays where a
+    few eigenvalues dominate; where they are alike "hutchinson" errs less.
 
     Args:
         product: Function of v, shaped like x, to A v, as from `hessian_vp` or `ggn_vp`.
         x: What v is shaped like, n entries.
         key: Random key; not needed for "exact".
-        method: "exact", "diag++" or "hutchinson".
-        num_products: Products to make, 6 or more, unless "exact"; with n or more it is exact.
+        method: "exact", "xdiag" or "hutchinson".
+        num_products: Products to make, 6 or more, unless "exact", for "xdiag" an even number of
+            them; with n or more it is exact.
 
     Returns:
         A `CurvatureEstimate` of pytrees shaped like x, each entry with its own interval.
@@ -95,8 +96,8 @@ def diagonal(
     References:
         Bekas, C., Kokiopoulou, E. and Saad, Y. (2007). An estimator for the diagonal of a
         matrix.
-        Baston, R. A. and Nakatsukasa, Y. (2022). Stochastic diagonal estimation: probabilistic
-        bounds and an improved algorithm.
+        Epperly, E. N., Tropp, J. A. and Webber, R. J. (2024). XTrace: making the most of
+        every sample in stochastic trace estimation.
 
     Examples:
         >>> A = jnp.array([[2.0, 1.0], [1.0, 3.0]])
@@ -110,29 +111,11 @@ def diagonal(
     if method == "exact":
         return exactly(back(columns(operator, lambda i, column: column[i])), operator.n)
     key = checked_key(key, method)
+    count = budget if method == "hutchinson" else budget // 2
+    signs = jax.random.rademacher(key, (count, operator.n), operator.dtype)
     if method == "hutchinson":
-        samples = _sign_samples(operator, key, budget, None)
+        value, lower, upper = interval(signs * operator.images(signs))
     else:
-        first, second = jax.random.split(key)
-        basis = range_of(operator, first, budget // 3)
-        known = _along(basis, operator.images(basis))
-        rest = _sign_samples(operator, second, budget - 2 * len(basis), basis)
-        samples = known[None] + rest
-    value, lower, upper = (back(part) for part in interval(samples))
-    return CurvatureEstimate(value, lower, upper, budget)
-
-
-def _along(basis: Array, images: Array) -> Array:
-    """Return the diagonal of QQᵀA + AQQᵀ − QQᵀAQQᵀ, for Qᵀ and QᵀA in rows."""
-    exact = jax.lax.Precision.HIGHEST
-    middle = jnp.matmul(images, basis.T, precision=exact)
-    inner = jnp.matmul(middle, basis, precision=exact)
-    return jnp.sum(basis * (2 * images - inner), axis=0)
-
-
-def _sign_samples(operator: Operator, key: Array, number: int, basis: Array | None) -> Array:
-    """Return v ∘ PAP v for random signs v, P the projector off the basis."""
-    signs = jax.random.rademacher(key, (number, operator.n), operator.dtype)
-    if basis is None:
-        return signs * operator.images(signs)
-    return signs * complement(basis, operator.images(complement(basis, signs)))
+        value, lower, upper = interval(*xdiag_terms(operator, signs))
+        budget = 2 * count
+    return CurvatureEstimate(back(value), back(lower), back(upper), budget)

@@ -41,8 +41,12 @@ def exactly(value: PyTree, num_products: int) -> CurvatureEstimate:
     return CurvatureEstimate(value, value, value, num_products)
 
 
-def interval(samples: Array) -> tuple[Array, Array, Array]:
+def interval(samples: Array, covariance: Array | float = 0.0) -> tuple[Array, Array, Array]:
     r"""Return mean and ends of the interval for means along the first axis, of length k ≥ 2.
+
+    Samples that depend on each other come with an estimate of the covariance of two of them;
+    one below zero counts as zero, so that the interval is never shorter than of independent
+    ones.
 
     Quadratic forms are skewed, like χ², and Student's interval then holds too seldom. Hall's
     transformation of $W = (\bar s - \mu) / \sigma$ removes the skewness γ,
@@ -64,7 +68,7 @@ def interval(samples: Array) -> tuple[Array, Array, Array]:
     if k > 2:
         skewness = skewness * (k**2 / ((k - 1) * (k - 2)))
     skewness = jnp.clip(skewness, -_MOST_SKEWED, _MOST_SKEWED) * min(1, k / _MANY)
-    deviation = jnp.sqrt(variance * (k / (k - 1)))
+    deviation = jnp.sqrt(variance * (k / (k - 1)) + k * jnp.maximum(covariance, 0))
     quantile = student(k - 1) / math.sqrt(k)
     ends = [mean - deviation * _untransformed(q, skewness, k) for q in (quantile, -quantile)]
     return mean, ends[0], ends[1]

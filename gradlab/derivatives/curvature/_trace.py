@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from gradlab._typing import Array, Count, Loss, Name, Params
 from gradlab.derivatives.curvature._intervals import CurvatureEstimate, exactly, interval
+from gradlab.derivatives.curvature._leave_out import xtrace_terms
 from gradlab.derivatives.curvature._operator import (
     Operator,
     Product,
@@ -20,9 +21,9 @@ from gradlab.derivatives.curvature._operator import (
 )
 from gradlab.derivatives.curvature._products import hessian_vp
 
-__all__ = ["complement", "hessian_trace", "on_sphere", "range_of", "trace"]
+__all__ = ["hessian_trace", "on_sphere", "trace"]
 
-METHODS = ("exact", "hutch++", "hutchinson")
+METHODS = ("exact", "hutch++", "hutchinson", "xtrace")
 
 
 def hessian_trace(
@@ -30,7 +31,7 @@ def hessian_trace(
     x: Params,
     *args: Any,
     key: Any = None,
-    method: Name = "hutch++",
+    method: Name = "xtrace",
     num_products: Count = 30,
 ) -> CurvatureEstimate:
     """Estimate the trace of the Hessian of f at x: `trace` of its products.
@@ -40,7 +41,7 @@ def hessian_trace(
         x: Any pytree of real floating leaves, n entries.
         *args: Further arguments of f.
         key: Random key; not needed for "exact".
-        method: "hutch++", "hutchinson" or "exact", as for `trace`.
+        method: "xtrace", "hutch++", "hutchinson" or "exact", as for `trace`.
         num_products: Products to make; with n or more the trace is exact.
 
     Returns:
@@ -64,7 +65,7 @@ def trace(
     x: Params,
     *,
     key: Any = None,
-    method: Name = "hutch++",
+    method: Name = "xtrace",
     num_products: Count = 30,
 ) -> CurvatureEstimate:
     r"""Estimate the trace of a symmetric matrix from products with random vectors.
@@ -73,18 +74,27 @@ def trace(
     error falls like $\|A\|_F / \sqrt k$. "hutch++" spends a third of the products to find
     the range Q of the large eigenvalues, a third on $\mathrm{tr}(Q^T A Q)$, and the last
     on the mean over the complement: far better where the eigenvalues decay, and worse by a
-    factor of √3 at most where they do not.
+    factor of √3 at most where they do not. "xtrace" spends half on the range and half on
+    $A Q$, and uses each vector twice: along with the others to find the range, and by
+    itself for what the others' range leaves,
 
-    The interval is that of the mean of independent draws, corrected for their skewness.
-    XTrace is more exact still, by 30 to 50 % of the error, but its terms are dependent, and
-    the interval from their spread held in 85 to 95 % of the draws only; so it is not offered.
+    $$ t_i = \mathrm{tr}(Q_i^T A Q_i) + ω_i^T (I - Q_i Q_i^T) A (I - Q_i Q_i^T) ω_i. $$
+
+    Its error is below that of "hutch++": by a factor of 1.2 where the eigenvalues are alike
+    and 1.6 where they fall as $k^{-2}$, with 30 products, and of 4 where they fall as
+    $0.7^k$.
+
+    The interval is that of the mean of draws, corrected for their skewness and, for
+    "xtrace", for their dependence: the spread of its terms alone would hold the truth in 80
+    to 95 % of the draws only.
 
     Args:
         product: Function of v, shaped like x, to A v, as from `hessian_vp` or `ggn_vp`.
         x: What v is shaped like, n entries.
         key: Random key; not needed for "exact".
-        method: "hutch++", "hutchinson" or "exact", by n products.
-        num_products: Products to make, 6 or more; with n or more the trace is exact.
+        method: "xtrace", "hutch++", "hutchinson" or "exact", by n products.
+        num_products: Products to make, 6 or more, for "xtrace" an even number of them; with n
+            or more the trace is exact.
 
     Returns:
         A `CurvatureEstimate`.
@@ -97,7 +107,7 @@ def trace(
         Hutchinson, M. F. (1990). A stochastic estimator of the trace of the influence matrix.
         Meyer, R. A. et al. (2021). Hutch++: optimal stochastic trace estimation.
         Epperly, E. N., Tropp, J. A. and Webber, R. J. (2024). XTrace: making the most of
-        every sample in stochastic trace estimation. (Vectors on the sphere.)
+        every sample in stochastic trace estimation.
 
     Examples:
         >>> A = jnp.diag(1 / jnp.arange(1.0, 101.0) ** 2)
@@ -116,29 +126,32 @@ def trace(
         vectors = on_sphere(key, budget, operator)
         samples = jnp.sum(vectors * operator.images(vectors), axis=1)
         return CurvatureEstimate(*interval(samples), budget)
+    if method == "xtrace":
+        vectors = on_sphere(key, budget // 2, operator)
+        return CurvatureEstimate(*interval(*xtrace_terms(operator, vectors)), 2 * len(vectors))
     return CurvatureEstimate(*interval(_hutch_plus_plus(operator, key, budget)), budget)
 
 
 def _hutch_plus_plus(operator: Operator, key: Array, budget: int) -> Array:
     """Return the samples of Hutch++, whose mean is the estimate."""
     first, second = jax.random.split(key)
-    basis = range_of(operator, first, budget // 3)
+    basis = _range_of(operator, first, budget // 3)
     images = operator.images(basis)
     vectors = jax.random.normal(second, (budget - 2 * len(basis), operator.n), operator.dtype)
-    vectors = complement(basis, vectors)
+    vectors = _complement(basis, vectors)
     length = jnp.linalg.norm(vectors, axis=1, keepdims=True)
     vectors = vectors * ((operator.n - len(basis)) ** 0.5 / length)
     rest = jnp.sum(vectors * operator.images(vectors), axis=1)
     return jnp.sum(basis * images) + rest
 
 
-def range_of(operator: Operator, key: Array, size: int) -> Array:
+def _range_of(operator: Operator, key: Array, size: int) -> Array:
     """Return an orthonormal basis of the image of random vectors, in rows."""
     vectors = jax.random.normal(key, (size, operator.n), operator.dtype)
     return jnp.linalg.qr(operator.images(vectors).T)[0].T
 
 
-def complement(basis: Array, vectors: Array) -> Array:
+def _complement(basis: Array, vectors: Array) -> Array:
     """Project vectors, in rows, on the complement of a basis; twice, against rounding."""
     exact = jax.lax.Precision.HIGHEST
     for _ in range(2):
