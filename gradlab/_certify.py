@@ -176,7 +176,15 @@ def _dense(hvp: Callable[[Params], Params], x: Params, grad: Params) -> Curvatur
     w, vectors = jnp.linalg.eigh(after(plain, hessian * d[None, :] * d[:, None]))
     rounding = eps_of(point.dtype) * d * (jnp.abs(hessian) @ jnp.abs(point).astype(dtype))
     rotated = jnp.matmul(d * g, vectors, precision=jax.lax.Precision.HIGHEST)
-    heard = jnp.abs(rotated) > FLOOR * (rounding @ jnp.abs(vectors))
+    floor = rounding @ jnp.abs(vectors)
+    heard = jnp.abs(rotated) > FLOOR * floor
+    # What no eigenvector hears by itself, for each adds the roundings of all entries, may
+    # still be clear in one entry. Then it is heard wherever it is above a rounding.
+    rest = jnp.matmul(
+        vectors, jnp.where(heard, 0, rotated), precision=jax.lax.Precision.HIGHEST
+    )
+    clear = jnp.any(jnp.abs(rest) > FLOOR * rounding)
+    heard |= clear & (jnp.abs(rotated) > floor)
     curved = w > rounding_of(w)
     step = jnp.where(curved & heard, rotated / jnp.where(curved, w, 1), 0)
     decrement = 0.5 * jnp.sum(rotated * step)

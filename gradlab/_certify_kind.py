@@ -114,6 +114,8 @@ def kind_of(facts: Facts) -> Array:
     falls = slope > jnp.maximum(NEAR * around, NOISY * level)
     # Or it turns before the longest length, and falls as it says up to there.
     falls |= any_of(falls[0] for falls in falling)
+    # Or nothing is seen of what the gradient says: a plateau, as far as values tell.
+    falls |= around <= NOISY * level
     falls &= seen.loud
     kind = jnp.where(straight | (falls & ~down), Kind.SLOPE, kind)
     loud = any_of(~(jnp.abs(changes) <= level) for changes, _ in sides)

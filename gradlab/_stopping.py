@@ -240,7 +240,8 @@ def _settled_at_rest(
     lost = own.loudness * numbers.size / num_params
     step = where(resolved, numbers.grad_norm / curvature, lost)
     short = step <= precision.grad**0.5 * numbers.size
-    nothing = step <= precision.grad ** (2 / 3) * numbers.largest_size
+    # Only where no curvature tells: from a far start most of the way is nothing beside it.
+    nothing = ~resolved & (step <= precision.grad ** (2 / 3) * numbers.largest_size)
     # A bound that rests on rounding is never as close as one that rests on a curvature.
     level = where(resolved, level, NOISY * level)
     return short | nothing | (0.5 * step * numbers.grad_norm <= level)

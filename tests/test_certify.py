@@ -230,6 +230,27 @@ def test_float32_runs_from_far_claim_no_success_short_of_the_minimum(name, optio
     assert not result.success or close or gradient <= 1e-5
 
 
+def test_a_slope_too_slight_for_the_values_is_no_minimum():
+    """Curvature is lost along x₀ = x₁, and 0.1 of a length there is 20 times the noise."""
+
+    def loss(x):
+        return 1 + 1e3 * (x[0] - x[1]) ** 2 - 1e-4 * (x[0] + x[1])
+
+    point = jnp.full(2, 1e-6, jnp.float32)
+    assert gl.certify(loss, point, length=1.0).kind == Kind.SLOPE
+    assert gl.certify(lambda x: loss(x) + 1e-4 * jnp.sum(x), point, length=1.0).is_minimum
+
+
+def test_a_gradient_clear_entry_by_entry_is_heard_though_no_eigenvector_hears_it():
+    # An entry is 29 times what rounding the point makes of it; along each eigenvector the
+    # roundings of all entries add up, to more.
+    point = [-0.000513, 0.998894, 0.025649, 0.199024, 0.227897, 0.071313]
+    point += [-0.080927, -0.072269, 0.186706]
+    watson = gl.problems.get("watson", n=9, dtype=jnp.float32)
+    found = gl.certify(watson.loss, jnp.asarray(point, jnp.float32), args=watson.args)
+    assert found.kind in (Kind.SLOPE, Kind.NOT_STATIONARY)
+
+
 def test_negative_curvature_is_no_minimum_where_the_point_still_slopes():
     # The slope is nothing beside what the loss does a length away, so the point passes for
     # stationary; along its slope the loss falls faster than that, as curvature says.

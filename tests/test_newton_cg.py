@@ -1,5 +1,7 @@
 """Matrix-free Newton: its products, its path, its size in the program, SciPy's beside it."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,8 @@ import scipy.optimize
 from support import assert_close
 
 import gradlab as gl
+from gradlab._numbers import Numbers, Precision
+from gradlab._stopping import _settled_at_rest
 from gradlab.result import Status
 
 
@@ -178,3 +182,17 @@ def test_float32_reaches_what_float32_can_hold():
     result = gl.minimize(problem.loss, problem.init(), "newton_cg", args=problem.args, gtol=0.0)
     assert result.status in (Status.NOISE_FLOOR, Status.CONVERGED_GRADIENT), result.message
     assert abs(result.fun - problem.minimum) <= 1e-6 * problem.minimum
+
+
+@pytest.mark.parametrize("resolved", [True, False])
+def test_a_long_way_behind_settles_only_what_no_curvature_tells(resolved):
+    # Half a percent of the point to go, 1e-5 of the way to it: one step more takes it.
+    eps = float(jnp.finfo(jnp.float32).eps)
+    numbers = Numbers(*[jnp.zeros((), jnp.float32)] * len(Numbers._fields))
+    told = {"grad_norm": 5e-3, "size": 1.0, "largest_size": 5e2}
+    numbers = numbers._replace(**{name: jnp.float32(v) for name, v in told.items()})
+    curvature = 1.0 if resolved else 1e-6
+    own = SimpleNamespace(curvature=jnp.float32(curvature), stiffness=10.0, loudness=5e-3)
+    precision = Precision(loss=eps, grad=eps, params=eps)
+    settled = _settled_at_rest(precision, numbers, jnp.float32(1e-9), 1, own)
+    assert bool(settled) is not resolved
