@@ -405,3 +405,20 @@ def test_a_convex_run_decomposes_once():
     assert result.success
     assert result.nit >= 3
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("stiffness", [1e5, 1e10, 1e18])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("name", ["newton", "cubic_newton", "regularized_newton"])
+def test_no_variable_is_lost_in_the_rounding_of_a_stiff_one(name, dtype, stiffness):
+    # A curved valley with a saddle in it: the Newton step along it is in no eigenvector of a
+    # Hessian whose largest curvature is up to 1e36 times the others.
+    def loss(x):
+        across, y, z = x
+        return 0.5 * (stiffness * across + y * z) ** 2 + (y**2 - 1) ** 2 + (z - y) ** 2
+
+    start = jnp.array([-0.02 / stiffness, 0.1, 0.2], dtype)
+    result = gl.minimize(loss, start, name, max_steps=500)
+    assert result.success
+    assert_close(jnp.abs(result.x[1:]), jnp.ones(2, dtype), factor=1e5)
+    assert_close(stiffness * result.x[0], -result.x[1] * result.x[2], factor=1e5)

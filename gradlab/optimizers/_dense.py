@@ -111,6 +111,7 @@ def dense_method(
             tr.search, loss=loss, params=params, value=value, noise=noise, eps=eps,
             always=always, active=active,
         )  # fmt: skip
+        x = quadratic.units * x
         radius = state.radius.astype(value.dtype)
         start = tr.Trial.start(params, grad, radius)
         # The first step's eigenvalues begin what the later ones follow.
@@ -242,7 +243,7 @@ def _propose(
         p, predicted = _bent(quadratic, spectrum, offered.step, p, predicted, force, whole)
         slope = jnp.sum(quadratic.grad * p)
     flat, unravel = ravel_pytree(params)
-    updates = unravel(p.astype(flat.dtype))
+    updates = unravel((p / quadratic.units).astype(flat.dtype))
     return tr.Proposal(updates, length, slope, predicted, offered.binding & ~whole)
 
 
@@ -252,14 +253,15 @@ def _force(loss: Callable[[Array], Array], x: Array, quadratic: Quadratic) -> Fo
     That is $\nabla^3 f[p, p] + O(\|p\|^4)$, and errs by no more than the gradients do, as
     the Newton step does already. What rounding alone makes of it is set to zero.
     """
-    g = quadratic.grad
+    g, units = quadratic.grad, quadratic.units
     # One after the other, so that the program holds the loss once.
     gradients = functools.partial(jax.lax.map, jax.grad(loss))
 
     def force(step: Array) -> Array:
-        there, back = gradients(jnp.stack([x + step, x - step]))
+        away = step / units
+        there, back = gradients(jnp.stack([x + away, x - away])) / units[None]
         second = (there - g) + (back - g)
-        floor = tr.FLOOR * quadratic.rounding(jnp.abs(x) + jnp.abs(step))
+        floor = tr.FLOOR * quadratic.rounding(jnp.abs(units * x) + jnp.abs(step))
         return jnp.where(jnp.abs(second) > floor, second, 0)
 
     return force

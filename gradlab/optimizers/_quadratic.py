@@ -41,6 +41,7 @@ class Quadratic(NamedTuple):
         whole: The Newton step, $-H^{-1} g$.
         rounding: From |x| to what rounding the point changes in each gradient entry,
             eps·|H||x|.
+        units: What the variables are multiplied by in all of this, see `_units`.
     """
 
     hessian: Array
@@ -48,6 +49,7 @@ class Quadratic(NamedTuple):
     solve: Callable[[Array], Array]
     whole: Array
     rounding: Callable[[Array], Array]
+    units: Array
 
 
 class Spectrum(NamedTuple):
@@ -94,11 +96,33 @@ def quadratic_at(
     hessian = flat_hessian(loss, x)
     # A Hessian that is not finite (a kink, an overflow) leaves the gradient alone to go by.
     hessian = jnp.where(jnp.isfinite(jnp.sum(jnp.abs(hessian))), hessian, 0)
-    grad = grad.astype(x.dtype)
+    units = _units(hessian, grad.astype(x.dtype))
+    hessian = hessian / units[:, None] / units[None]
+    grad = grad.astype(x.dtype) / units
     solve = _solver(hessian)
     eps = max(eps_of(leaf.dtype) for leaf in jax.tree.leaves(params))
     sizes = eps * jnp.abs(hessian)
-    return Quadratic(hessian, grad, solve, -solve(grad), lambda size: sizes @ size)
+    return Quadratic(hessian, grad, solve, -solve(grad), lambda size: sizes @ size, units)
+
+
+def _units(hessian: Array, grad: Array) -> Array:
+    r"""Return units of the variables in which none is lost in the rounding of another.
+
+    A variable in which the loss is stiff, as across a valley of exponentials, may have more
+    than 1/eps times the curvature of another, of which eigenvectors then say nothing. It
+    moves by next to nothing, so its unit changes no region: it gets the one in which it is
+    1/eps times as stiff as the softest, and all others keep theirs. Variables that promise
+    next to nothing, by $g_i^2 / |H_{ii}|$, do not count as soft.
+
+    Units are powers of two, which round nothing.
+    """
+    eps = jnp.finfo(hessian.dtype).eps
+    curvature = jnp.abs(jnp.diagonal(hessian))
+    gain = jnp.where(curvature > 0, grad**2 / jnp.where(curvature > 0, curvature, 1), 0)
+    counts = gain > eps * jnp.max(gain)
+    softest = jnp.min(jnp.where(counts, curvature, jnp.inf))
+    ratio = eps * curvature / softest  # zero where none counts; NaN compares false
+    return jnp.exp2(jnp.round(0.5 * jnp.log2(jnp.where(ratio > 1, ratio, 1))))
 
 
 def _solver(hessian: Array) -> Callable[[Array], Array]:
@@ -174,6 +198,7 @@ def remains_and_extremes(
     of the angle left.
     """
     x, g = (ravel_pytree(tree)[0].astype(seen.dtype) for tree in (params, grad))
+    x, g = quadratic.units * x, g / quadratic.units
     w, vectors = spectrum.eigenvalues, spectrum.eigenvectors
     if always_known:
         remains = _what_remains(quadratic, spectrum, quadratic.solve(g), x, g)

@@ -45,7 +45,9 @@ def newton(*, noise: Number | None = None) -> optax.GradientTransformationExtraA
     further, and converges cubically.
 
     The region is infinite until a step fails, hence a quadratic is solved in one step and
-    the first steps do not depend on the units of the parameters.
+    the first steps do not depend on the units of the parameters. Variables more than 1/eps
+    times as stiff as others are measured in units of their own, so that rounding in the one
+    does not hide the others.
 
     As an optax transformation it comes last in a chain, and its `update` needs `value`,
     `grad` and `value_fn`, as `optax.lbfgs` does. A zero update means that no better point
