@@ -278,6 +278,10 @@ def side_by_side(program):
             found.append(index)
             before = before | {index}
         known |= dict.fromkeys(equation.outvars, before)
+        if "qr" in (equation.primitive.name, equation.params.get("name")):
+            basis, *factor = equation.outvars
+            if factor and type(basis).__name__ != "DropVar":  # R is there before Q
+                known[factor[0]] = before - {index}
     return pairs, bool(found)
 
 
@@ -289,7 +293,12 @@ def test_two_decompositions_side_by_side_are_noticed():
         values = jnp.linalg.eigvalsh(x)
         return values, jnp.linalg.cholesky(after(values, x))
 
+    def early(x):
+        basis, factor = jnp.linalg.qr(x)
+        return basis, jnp.linalg.eigvalsh(factor)
+
     assert len(side_by_side(jax.make_jaxpr(both)(jnp.eye(2)).jaxpr)[0]) == 1
+    assert len(side_by_side(jax.make_jaxpr(early)(jnp.eye(2)).jaxpr)[0]) == 1
     assert side_by_side(jax.make_jaxpr(ordered)(jnp.eye(2)).jaxpr) == ([], True)
 
 

@@ -143,7 +143,7 @@ def _sketch(operator: Operator, vectors: Array) -> _Sketch:
     rounding = operator.n * jnp.finfo(operator.dtype).eps * jnp.max(sizes)
     captured = jnp.min(sizes) <= rounding
     eye = jnp.eye(k, dtype=operator.dtype)
-    one, two = _directions_lost(jnp.where(captured, eye, factor))
+    one, two = _directions_lost(jnp.where(captured, eye, after(columns, factor)))
     along = _exact("in,jn->ij", vectors, basis)
     along = along - jnp.sum(along * one, axis=1, keepdims=True) * one
     parts = along[:, None, :] - _exact("ik,ijk->ij", along, two)[:, :, None] * two
