@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
@@ -33,6 +34,12 @@ def pytest_configure(config):
     if config.pluginmanager.hasplugin("cacheprovider"):
         os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("programs"))
         _compile_cache.switch_on()
+
+
+@pytest.fixture
+def random():
+    """A generator of its own for each test: its draws depend on no test before it."""
+    return np.random.default_rng(0)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -85,8 +85,8 @@ def test_gauss_newton_products_are_those_of_the_dense_matrix():
     assert np.linalg.eigvalsh(G).min() > -1e-12
 
 
-def test_gauss_newton_is_the_hessian_of_a_linear_model():
-    A = jnp.asarray(RANDOM.normal(size=(9, 4)))
+def test_gauss_newton_is_the_hessian_of_a_linear_model(random):
+    A = jnp.asarray(random.normal(size=(9, 4)))
     model, loss = lambda x: A @ x, lambda z: jnp.sum(jnp.cosh(z))
     x, v = jnp.ones(4) / 3, jnp.arange(4.0)
     expected = curvature.hessian_vp(lambda x: loss(model(x)), x)(v)
@@ -313,10 +313,10 @@ def covariance_of(terms):
 
 
 @pytest.mark.parametrize("name", ["flat", "power law", "indefinite", "network"])
-def test_terms_are_those_of_bases_that_leave_out_one_vector_or_two(name):
+def test_terms_are_those_of_bases_that_leave_out_one_vector_or_two(name, random):
     A = np.asarray(matrix(name))
     operator = flat_operator(lambda v: A @ v, jnp.zeros(N))
-    vectors = RANDOM.choice([-1.0, 1.0], size=(N, 7))
+    vectors = random.choice([-1.0, 1.0], size=(N, 7))
     trace, diagonal = left_out_terms(A, vectors)
     for found, expected in [
         (xtrace_terms(operator, jnp.asarray(vectors.T)), covariance_of(trace)),
@@ -328,9 +328,9 @@ def test_terms_are_those_of_bases_that_leave_out_one_vector_or_two(name):
         assert_close(found[1], jnp.asarray(covariance), scale=scale**2, factor=1e3)
 
 
-def test_terms_of_the_trace_are_those_of_matfree():
+def test_terms_of_the_trace_are_those_of_matfree(random):
     A = matrix("slow decay")
-    vectors = jnp.asarray(RANDOM.normal(size=(9, N)))
+    vectors = jnp.asarray(random.normal(size=(9, N)))
     with jax.numpy_rank_promotion("allow"):
         peer = matfree.stochtrace.leave_one_out_xtrace()(lambda v: A @ v, vectors)
     found, _ = xtrace_terms(flat_operator(lambda v: A @ v, A[0]), vectors)
@@ -394,8 +394,8 @@ def test_quantiles_are_those_of_students_distribution(dof):
     assert student(dof) == pytest.approx(exact, rel=5e-3)
 
 
-def test_interval_of_skewed_samples_reaches_further_up():
-    skewed = jnp.asarray(RANDOM.exponential(size=(12,)))
+def test_interval_of_skewed_samples_reaches_further_up(random):
+    skewed = jnp.asarray(random.exponential(size=(12,)))
     mean, lower, upper = interval(skewed)
     assert upper - mean > 1.2 * (mean - lower)
     mean, lower, upper = interval(jnp.array([1.0, -1.0, 2.0, -2.0]))  # symmetric
@@ -543,9 +543,9 @@ def test_what_cannot_be_done_is_refused(call, error, match):
         call(jnp.zeros(50))
 
 
-def test_matfree_agrees_on_quadrature():
+def test_matfree_agrees_on_quadrature(random):
     d = jnp.linspace(1.0, 5.0, 60)
-    start = jnp.asarray(RANDOM.normal(size=60))
+    start = jnp.asarray(random.normal(size=60))
     tridiagonal = matfree.decomp.tridiag_sym(12, materialize=True)(lambda v: d * v, start)
     nodes = np.linalg.eigvalsh(tridiagonal.J_small)
 
@@ -569,10 +569,11 @@ def test_a_product_is_what_matfree_takes():
     assert float(found) == pytest.approx(float(exact), rel=0.1)
 
 
-def test_a_closed_space_is_left_with_a_fresh_vector():
+def test_a_closed_space_is_left_with_a_fresh_vector(random):
     # matfree 0.6.3 finds 302 here, in the rounding errors of what is left.
     d = jnp.append(jnp.array([5.0, 3.0, 2.0]), jnp.zeros(297))
-    start = jnp.asarray(RANDOM.normal(size=300))
+    start = jnp.asarray(random.normal(size=300))
     nodes, weights = lanczos(lambda v: d * v, start, 20)
     assert_close(jnp.max(nodes), jnp.asarray(5.0))
-    assert_close(jnp.sum(weights * nodes), start @ (d * start) / (start @ start))
+    mean = start @ (d * start) / (start @ start)
+    assert_close(jnp.sum(weights * nodes), mean, scale=5.0)

@@ -40,8 +40,8 @@ def test_newton_solves_with_the_hessian():
     assert_close(state.calls, np.array([0, 0, 0, 1]))
 
 
-def test_of_an_indefinite_hessian_the_absolute_value_counts():
-    vector = jnp.asarray(RNG.normal(size=6))
+def test_of_an_indefinite_hessian_the_absolute_value_counts(random):
+    vector = jnp.asarray(random.normal(size=6))
     updates, _ = scaled(scale_by_newton(), lambda x: form(x, INDEFINITE), POINT, vector)
     values, basis = np.linalg.eigh(np.asarray(INDEFINITE))
     expected = basis @ ((basis.T @ np.asarray(vector)) / np.abs(values))

@@ -42,8 +42,8 @@ def test_the_least_losss_derivative_is_the_partial_one():
 
 
 @pytest.mark.slow
-def test_a_hyper_gradient_agrees_with_differences():
-    held_out = jnp.asarray(RNG.normal(size=(10, 4)))
+def test_a_hyper_gradient_agrees_with_differences(random):
+    held_out = jnp.asarray(random.normal(size=(10, 4)))
 
     def validation(log_weight):
         w = gl.minimize(ridge, jnp.zeros(4), "newton_cg", args=(jnp.exp(log_weight), Y)).x

@@ -16,8 +16,6 @@ from gradlab.derivatives.autodiff import hvp
 from gradlab.derivatives.sparse._color import column_coloring, dense_rows, star_coloring
 from gradlab.derivatives.sparse._detect import find_pattern
 
-RANDOM = np.random.default_rng(7)
-
 
 def rosenbrock(x):
     return jnp.sum(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
@@ -55,7 +53,7 @@ def blocks(x):
 
 
 def at(n, dtype=jnp.float64):
-    return jnp.asarray(RANDOM.uniform(0.5, 1.5, n), dtype)
+    return jnp.asarray(np.random.default_rng(7).uniform(0.5, 1.5, n), dtype)
 
 
 # f, n, entries, colours that are known to be fewest (star colouring of a path 3, of the square

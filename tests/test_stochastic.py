@@ -283,8 +283,8 @@ def test_on_a_diagonal_quadratic_adahessians_first_step_is_newtons():
     assert_close(state[0].calls, np.array([0, 0, 1, 0]))
 
 
-def test_adahessians_estimate_is_hutchinsons_mean_over_draws():
-    root = RNG.normal(size=(5, 5))
+def test_adahessians_estimate_is_hutchinsons_mean_over_draws(random):
+    root = random.normal(size=(5, 5))
     matrix = jnp.asarray(root @ root.T)
 
     def fun(x):
@@ -314,8 +314,8 @@ def test_a_look_at_the_hessian_is_taken_every_few_updates_only():
     assert [int(state.calls[2]) for state in states] == [0, 1, 1, 1, 2, 2, 2, 3]
 
 
-def test_the_diagonal_of_a_kernel_is_averaged_over_its_axes():
-    curvature = jnp.asarray(RNG.uniform(1, 5, size=(3, 2)))
+def test_the_diagonal_of_a_kernel_is_averaged_over_its_axes(random):
+    curvature = jnp.asarray(random.uniform(1, 5, size=(3, 2)))
 
     def fun(p):
         return 0.5 * jnp.sum(curvature * p["w"] ** 2) + jnp.sum(p["b"] ** 2)

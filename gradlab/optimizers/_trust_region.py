@@ -91,7 +91,11 @@ class TrustRegionState(NamedTuple):
 
     @property
     def curvature(self) -> AnyArray:
-        """Smallest curvature seen at the last point."""
+        """Smallest curvature seen at the last point, in the units the step was taken in.
+
+        A dense method divides variables more than 1/eps times as stiff as others by a power
+        of two; else the units are those of the parameters.
+        """
         return self.model[..., 2]
 
     @property
@@ -101,7 +105,7 @@ class TrustRegionState(NamedTuple):
 
     @property
     def stiffness(self) -> AnyArray:
-        """Largest absolute curvature seen at the last point."""
+        """Largest absolute curvature seen at the last point, in the units of `curvature`."""
         return self.model[..., 4]
 
     @property
