@@ -93,8 +93,8 @@ class TrustRegionState(NamedTuple):
     def curvature(self) -> AnyArray:
         """Smallest curvature seen at the last point, in the units the step was taken in.
 
-        A dense method divides variables more than 1/eps times as stiff as others by a power
-        of two; else the units are those of the parameters.
+        A dense method multiplies variables more than 1/eps times as stiff as others by a
+        power of two; else the units are those of the parameters.
         """
         return self.model[..., 2]
 
