@@ -30,19 +30,27 @@ from gradlab.optimizers._subproblem import rounding_of
 from gradlab.optimizers._truncated_cg import truncated_cg
 from gradlab.optimizers._trust_region import (
     FLOOR,
+    NOISY,
     MatrixFreeState,
     initial_state,
     noise_level,
 )
 
-__all__ = ["certify", "examine"]
+__all__ = ["DENSE", "MOST_PRODUCTS", "certify", "examine", "lower_beside"]
 
 Arguments: TypeAlias = tuple[Any, ...]
 
-# Variables up to which the Hessian is made, and steps of Lanczos beyond: they see curvatures
-# beyond a few percent of the largest (the error falls like exp(-4k √gap); Saad 2011,
-# theorem 6.4).
-STEPS = 30
+# Variables up to which the Hessian is made: its products cost less than most runs, and are
+# the only proof that no curvature is negative.
+DENSE = 256
+# Steps of Lanczos beyond: they see a negative curvature of more than some thousandths of the
+# largest (the error falls like exp(-4k √gap); Saad 2011, theorem 6.4).
+STEPS = 100
+# Products for the Newton step, beyond.
+BUDGET = 60
+MOST_PRODUCTS = STEPS + BUDGET
+# Length of a glance beside a point, relative to each variable's own.
+BESIDE = 1e-5
 # Numbers that the Krylov basis may take.
 ROOM = 2**25
 # Groups of variables looked along, beside the direction of least curvature.
@@ -63,7 +71,7 @@ def certify(
     r"""Say whether a point is a minimum of a loss, and what it is if not.
 
     Looked at are the gradient with what it still promises, $\tfrac12 g^T H^{-1} g$; the least
-    curvature, from the Hessian of up to 30 variables and by Lanczos' method on
+    curvature, from the Hessian of up to 256 variables and by Lanczos' method on
     Hessian-vector products of more; and values around the point, along the direction of
     least curvature and with every eighth variable moved in proportion to its size. Nothing
     is compared with an absolute number.
@@ -78,7 +86,8 @@ def certify(
 
     Returns:
         A `Certificate`. It costs one gradient, 100 losses and n Hessian-vector products, of
-        more than 30 variables at most 90.
+        more than 256 variables at most 160. Those see a negative curvature of more than some
+        thousandths of the largest.
 
     Raises:
         TypeError: If a leaf is not real and floating, or the loss returns no real scalar.
@@ -118,7 +127,7 @@ def examine(
     dtype = working_dtype(x)
     if smooth:
         value, grad, hvp = value_grad_hvp(value_fn, x)
-        seen = (_dense if num_params(x) <= STEPS else _krylov)(hvp, x, grad)
+        seen = (_dense if num_params(x) <= DENSE else _krylov)(hvp, x, grad)
     else:
         value, grad = jax.value_and_grad(value_fn)(x)
         unknown, no = jnp.full((), jnp.nan, dtype), jnp.zeros((), bool)
@@ -155,6 +164,19 @@ def examine(
     )
 
 
+def lower_beside(value_fn: Callable[[Params], Array], x: Params, length: Any) -> Array:
+    """Whether the loss is lower right beside a stationary point, as it is next to a jump.
+
+    Three losses: all variables are moved at once, by a little of their own size, both ways.
+    """
+    length = jnp.asarray(length, working_dtype(x))
+    d = _group(x, None, jnp.where(length > 0, length, 1))
+    value, ahead, behind = jax.lax.map(
+        lambda scale: value_fn(add_scaled(x, scale, d)), BESIDE * jnp.array([0.0, 1.0, -1.0])
+    )
+    return jnp.minimum(ahead, behind) < value - NOISY * noise_level(value, value, None)
+
+
 def _dense(hvp: Callable[[Params], Params], x: Params, grad: Params) -> Curvature:
     """Decompose the Hessian, made of n products, with its rows scaled to one size.
 
@@ -174,7 +196,8 @@ def _dense(hvp: Callable[[Params], Params], x: Params, grad: Params) -> Curvatur
     plain = jnp.linalg.eigvalsh(hessian)
     d = _unit_rows(hessian)
     w, vectors = jnp.linalg.eigh(after(plain, hessian * d[None, :] * d[:, None]))
-    rounding = eps_of(point.dtype) * d * (jnp.abs(hessian) @ jnp.abs(point).astype(dtype))
+    lost = jax.tree.map(lambda v: eps_of(v.dtype) * jnp.abs(v).astype(dtype), x)
+    rounding = d * (jnp.abs(hessian) @ ravel_pytree(lost)[0])
     rotated = jnp.matmul(d * g, vectors, precision=jax.lax.Precision.HIGHEST)
     floor = rounding @ jnp.abs(vectors)
     heard = jnp.abs(rotated) > FLOOR * floor
@@ -227,12 +250,11 @@ def _bends(least: Array, curvatures: Array) -> Array:
 def _krylov(hvp: Callable[[Params], Params], x: Params, grad: Params) -> Curvature:
     """See as much as a few dozen products show: extreme curvatures, and a model's minimum."""
     least, size, direction, steps = _lanczos(hvp, x)
-    budget = min(2 * num_params(x), 2 * STEPS)
     state = initial_state(x, MatrixFreeState)
     # As if the start's gradient had been 10⁶ times as large: solve to 10⁻³.
     told = state.model.at[3].set((1e6 * max_abs(grad)).astype(state.model.dtype))
     path, _ = truncated_cg(
-        hvp, x, grad, state._replace(model=told), budget, jnp.zeros((), bool)
+        hvp, x, grad, state._replace(model=told), BUDGET, jnp.zeros((), bool)
     )
     no, bends = jnp.zeros((), bool), _bends(least, size)
     products = path.products + steps
@@ -325,15 +347,16 @@ def _around(
     return (Side(ahead, slopes), Side(behind, -slopes)), doubt
 
 
-def _group(x: Params, which: Array, length: Array) -> Params:
-    """Build a direction that moves every eighth variable, each by its own size.
+def _group(x: Params, which: Array | None, length: Array) -> Params:
+    """Build a direction that moves every eighth variable, or all, each by its own size.
 
     Variables may differ by many orders of magnitude; up to eight are moved one by one.
     """
     dtype = length.dtype
-    drawn, leaves, first = pseudo_random(x, dtype, which), [], 0
+    drawn, leaves, first = pseudo_random(x, dtype, 0 if which is None else which), [], 0
     for r, v in zip(jax.tree.leaves(drawn), jax.tree.leaves(x), strict=True):
-        mine = (first + jnp.arange(v.size).reshape(v.shape)) % DIRECTIONS == which % DIRECTIONS
+        places = first + jnp.arange(v.size).reshape(v.shape)
+        mine = True if which is None else places % DIRECTIONS == which % DIRECTIONS
         size = jnp.abs(v).astype(dtype)
         size = jnp.where(size >= OWN * length, size, length)
         leaves.append(jnp.where(mine, 2 * r * size, 0))

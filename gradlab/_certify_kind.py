@@ -25,6 +25,9 @@ SLIGHT = 1e-6
 # The same beside a saddle, where values around say what it is before the gradient has
 # vanished; and along directions whose curvature is lost, where slopes alone are no proof.
 NEAR = 1e-3
+# Levels of noise, 4·eps·|f| each, that values of a linear regression have been seen to scatter
+# by (up to three), with room for ten times as small residuals.
+SCATTER = 30
 
 
 class Curvature(NamedTuple):
@@ -81,7 +84,7 @@ def kind_of(facts: Facts) -> Array:
     # lower by more than noise and the little that the slope explains.
     down = any_of(
         ~jnp.any(~(changes <= level), axis=1)
-        & (jnp.sum(changes < -level - 2 * jnp.abs(slopes), axis=1) >= 2)
+        & (jnp.sum(changes < -_heard(changes, level) - 2 * jnp.abs(slopes), axis=1) >= 2)
         for changes, slopes in sides
     )
     # Where the curvature is negative beyond doubt, so does its direction if at shorter lengths
@@ -126,6 +129,19 @@ def kind_of(facts: Facts) -> Array:
     finite = jnp.isfinite(max_abs(facts.grad)) & jnp.isfinite(value)
     finite |= value == -jnp.inf
     return jnp.where(finite, kind, Kind.NOT_FINITE).astype(jnp.int32)
+
+
+def _heard(changes: Array, level: Array) -> Array:
+    """Level that changes along each direction must exceed, a column.
+
+    Where a loss cancels, as a sum of small squares of large data, its values scatter by far
+    more than their own rounding, and along a direction without curvature that is all they do.
+    It shows between the shortest lengths; the value at the point scatters too. A real fall is
+    ten times as deep a length farther, and a jump is the same at all.
+    """
+    short = changes[:, -3:]
+    scatter = jnp.max(jnp.abs(short[:, 1:] - short[:, :-1]), axis=1, keepdims=True)
+    return jnp.maximum(SCATTER * level, 3 * jnp.where(jnp.isfinite(scatter), scatter, 0))
 
 
 def _largest(changes: Array) -> Array:

@@ -61,6 +61,10 @@ class Program:
         """What of it says which function is minimised."""
         return (self.loss, self.grad, self.has_aux)
 
+    def region(self, problem: Problem) -> Any:
+        """Lowest and highest parameters; None where all space is allowed."""
+        del problem
+
     def value_fn(self, args: tuple[Any, ...]) -> Callable[[Params], Array]:
         """Build the scalar function of the parameters that is minimised."""
         value = self._value()

@@ -3,7 +3,8 @@ r"""Derivatives of an answer with respect to the data it was found from.
 At a minimum $\nabla f(x^*, \theta) = 0$ holds for every θ, so
 $dx^*/d\theta = -H^{-1}\, \partial_\theta \nabla f$ (the implicit function theorem; Griewank &
 Walther 2008, chapter 15). The iterations are not differentiated: neither their memory nor
-their number matters, and reverse mode works through any method.
+their number matters, and reverse mode works through any method. The rule holds at the
+answer of every θ, so it may be differentiated again.
 """
 
 from __future__ import annotations
@@ -16,12 +17,26 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from gradlab._tree import norm
 from gradlab._typing import Array, Params
 
-__all__ = ["with_implicit_derivative"]
+__all__ = ["known", "with_implicit_derivative"]
 
 # Up to so many parameters the Hessian is made and decomposed; beyond, conjugate gradients.
-DENSE = 256
+DENSE = 512
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def known(function: Callable[..., Array], value: Array, *args: Any) -> Array:
+    """Return the value of `function(*args)`, at hand already, with its derivative."""
+    del function, args
+    return value
+
+
+@known.defjvp
+def _of_function(function: Callable[..., Array], primals: Any, tangents: Any) -> Any:
+    dot = jax.jvp(function, primals[1:], tangents[1:])[1]
+    return known(function, *primals), dot
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -38,7 +53,9 @@ def with_implicit_derivative(
 
 @with_implicit_derivative.defjvp
 def _derivative(loss: Callable[..., Array], primals: Any, tangents: Any) -> Any:
-    x, value, success, args = primals
+    # What hangs on the arguments through x hangs on them here too, for the next derivative.
+    x, value = with_implicit_derivative(loss, *primals)
+    success, args = primals[2:]
     grad = jax.grad(loss)
     moved = jax.jvp(lambda args: grad(x, *args), (args,), (tangents[3],))[1]
     # At a minimum x does not matter to first order.
@@ -55,9 +72,15 @@ def _derivative(loss: Callable[..., Array], primals: Any, tangents: Any) -> Any:
 
 
 def _solve(product: Callable[[Array], Array], b: Array) -> Array:
-    """Solve H v = b; along directions in which the loss is flat v is zero."""
+    """Solve H v = b; along directions in which the loss is flat v is zero.
+
+    Where conjugate gradients do not come to half the digits of b, v is NaN.
+    """
     if b.size > DENSE:
-        return jax.scipy.sparse.linalg.cg(product, b, tol=float(jnp.finfo(b.dtype).eps))[0]
+        eps = float(jnp.finfo(b.dtype).eps)
+        v = jax.scipy.sparse.linalg.cg(product, b, tol=eps)[0]
+        solved = norm(product(v) - b) <= eps**0.5 * norm(b)
+        return jnp.where(solved, v, jnp.nan)
     hessian = jax.lax.map(product, jnp.eye(b.size, dtype=b.dtype))
     values, vectors = jnp.linalg.eigh((hessian + hessian.T) / 2)
     rounding = b.size * jnp.finfo(b.dtype).eps * jnp.max(jnp.abs(values))

@@ -11,9 +11,10 @@ import numpy as np
 
 from gradlab import _driver as driver
 from gradlab import _engine as engine
+from gradlab._certify import DENSE, MOST_PRODUCTS
 from gradlab._numbers import Counts, Numbers, Problem
 from gradlab._programs import compiled, inline
-from gradlab._stopping import default_gtol
+from gradlab._stopping import FALLEN, default_gtol
 from gradlab._tree import any_lane, num_params, select
 from gradlab._typing import Params
 from gradlab.certificate import Certificate, Kind
@@ -23,6 +24,9 @@ from gradlab.result import Result, Status
 from gradlab.trace import Trace
 
 __all__ = ["outcome", "trace_of"]
+
+# Share of the whole descent that a last step onto flat ground may have.
+LEAP = 1e-2
 
 
 def outcome(
@@ -116,9 +120,9 @@ def _examined(
 ) -> tuple[Any, Certificate]:
     """Examine an answer before calling it a success: status and certificate.
 
-    A method that knows the Hessian vouches for its answers by itself, unless the least
-    curvature is lost beside the largest, or the run has not moved at all. Where a run is
-    stuck the look tells a minimum or a saddle from a dead end.
+    A method may vouch for its answers by itself, see `_vouched`; then only a jump right beside
+    the point, which no derivative shows, is looked for. Where a run is stuck the look tells a
+    minimum or a saddle from a dead end.
     """
     numbers, own = Numbers.of(carry.numbers), last_link(carry.state)
     if from_python and isinstance(own, TrustRegionState):  # as above
@@ -126,18 +130,18 @@ def _examined(
     told = _told_by_method(carry, numbers, own)
     stuck = carry.status == Status.STUCK
     doubtful = carry.status <= Status.NOISE_FLOOR
-    if vouches(own):
-        eps = jnp.finfo(own.stiffness.dtype).eps
-        # Conjugate gradients do not resolve a curvature below half the digits.
-        resolved = eps**0.5 if looks_at_rest(own) else NOISY * eps
-        weak = own.curvature <= resolved * own.stiffness
-        still = (carry.step == 0) & (numbers.grad_norm == 0)
-        doubtful = doubtful & (weak | still)
+    if vouches(own) and problem.noise is None:
+        known = doubtful & _vouched(carry, numbers, own)
+        if not (from_python and not known):
+            glance = _function(program, "glance", from_python)
+            known = known & ~glance(problem.args, carry.params, numbers.largest_size)
+        doubtful = doubtful & ~known
     doubtful = doubtful | stuck
     examine = _function(program, "examine", from_python)
 
     def look() -> Certificate:
-        found = examine(problem.args, carry.params, problem.noise, numbers.largest_size)
+        data = problem.args, carry.params, problem.noise, numbers.largest_size
+        found = examine(*data, program.region(problem))
         found = jax.device_get(found) if from_python else found
         return jax.tree.map(lambda new, old: new.astype(old.dtype), found, told)
 
@@ -154,24 +158,32 @@ def _examined(
     more = (certificate.decrement < np.inf) & (
         certificate.decrement > NOISY * certificate.noise
     )
+    far = _far(certificate, numbers)
     promising = ((kind == Kind.NOT_STATIONARY) | (kind == Kind.SLOPE) | more) & at_floor
     if problem.gtol is None:  # what was not asked for must hold by itself
         by_gradient = carry.status == Status.CONVERGED_GRADIENT
         contradicted = kind == Kind.SLOPE
         if follows_curvature(carry.state):  # else the gradient alone was asked
-            contradicted = contradicted | (more & _far(certificate, numbers))
+            contradicted = contradicted | (more & far)
         promising = promising | (contradicted & by_gradient)
     status = where(promising, Status.STUCK, status)
     # Where no step helps any more although the point is a minimum to within its noise. A
     # method that knows the whole Hessian has judged that already, entry by entry.
-    open_to_advice = not vouches(own) or looks_at_rest(own)
-    ended = ((kind == Kind.MINIMUM) | (kind == Kind.AT_NOISE)) & open_to_advice
+    minimum = (kind == Kind.MINIMUM) | (kind == Kind.AT_NOISE)
     small = numbers.grad_norm <= default_gtol(numbers.value.dtype, True) * numbers.reference
-    small = small & (certificate.decrement < np.inf)
-    ended = ended & (small | (certificate.decrement <= NOISY * certificate.noise))
+    ended = small & _little_beside_descent(certificate, numbers)
+    if not vouches(own) or looks_at_rest(own):
+        ended = ended | (small & (certificate.decrement < np.inf) & ~far)
+        ended = ended | (certificate.decrement <= NOISY * certificate.noise)
+    ended = ended & minimum
     status = where(stuck & ended, Status.NOISE_FLOOR, status)
-    # A run that ends where the loss is flat has come down to it.
-    status = where((kind == Kind.FLAT) & (carry.step == 0), Status.FLAT, status)
+    unproved = (kind == Kind.FLAT) & ~_descended(numbers, certificate)
+    # What began with no gradient may be a plateau, whatever changes far away.
+    unproved = unproved | (
+        (kind == Kind.AT_NOISE) & (carry.step == 0) & (numbers.grad_norm == 0)
+    )
+    claimed = (status <= Status.NOISE_FLOOR) | stuck
+    status = where(unproved & claimed, Status.FLAT, status)
     status = where(kind == Kind.UNBOUNDED, Status.UNBOUNDED, status)
     return status.astype(np.int32), certificate
 
@@ -179,10 +191,57 @@ def _examined(
 def _far(certificate: Certificate, numbers: Numbers) -> Any:
     """Whether the Newton step is longer than half the digits of the path leave unknown.
 
-    Minima without curvature, which nothing but the path can measure, are nearer by then.
+    Minima without curvature, which nothing but the path can measure, are nearer by then; or
+    what that step promises is lost twice over beside the descent made.
     """
     half = jnp.finfo(numbers.value.dtype).eps ** 0.5 * numbers.largest_size
-    return (certificate.distance > half) & (certificate.distance < np.inf)
+    longer = (certificate.distance > half) & (certificate.distance < np.inf)
+    return longer & ~_little_beside_descent(certificate, numbers)
+
+
+def _little_beside_descent(certificate: Certificate, numbers: Numbers) -> Any:
+    """Whether what is still promised is lost twice over beside the descent made."""
+    lost = jnp.finfo(numbers.value.dtype).eps ** 2
+    with np.errstate(invalid="ignore"):  # of infinite losses nothing is lost
+        return certificate.decrement <= lost * (numbers.start_value - numbers.value)
+
+
+def _vouched(carry: engine.Carry, numbers: Numbers, own: Any) -> Any:
+    """Whether a method that knows the Hessian is sure of its answer.
+
+    It is not if the least curvature is lost beside the largest, or unknown; nor if the gradient
+    has fallen like that of a point without curvature, a minimum or an inflection; nor if the
+    run has not moved at all. A method that has seen products only is not while a proof costs
+    less than the run did.
+    """
+    eps = jnp.finfo(own.stiffness.dtype).eps
+    # Conjugate gradients do not resolve a curvature below half the digits.
+    partly = looks_at_rest(own)
+    resolved = own.curvature > (eps**0.5 if partly else NOISY * eps) * own.stiffness
+    step = own.remaining
+    if partly:  # at rest it has none
+        bound = numbers.grad_norm / jnp.where(resolved, own.curvature, 1)
+        step = jnp.where(jnp.isfinite(step), step, bound)
+    # With the square of the distance, or faster; see `_stopping`. The step left is up to nine
+    # times shorter than the last one, by which that is judged there.
+    scaled = numbers.largest_size**2 * numbers.grad_norm
+    vanishing = scaled < 100 * FALLEN * step**2 * numbers.reference
+    known = resolved & ~vanishing & ((carry.step > 0) | (numbers.grad_norm > 0))
+    if partly:
+        spent = Counts.of(carry.counts).calls[2]
+        known = known & (num_params(carry.params) > DENSE) & (spent < MOST_PRODUCTS)
+    return known
+
+
+def _descended(numbers: Numbers, certificate: Certificate) -> Any:
+    """Whether a run that ends where the loss is flat has come down to it step by step.
+
+    A long step may have leapt from a slope onto a plateau, which is not a minimum.
+    """
+    with np.errstate(invalid="ignore"):
+        gained = numbers.start_value - numbers.value
+        last = numbers.last_value - numbers.value
+        return (gained > NOISY * certificate.noise) & (last <= LEAP * gained)
 
 
 def _told_by_method(carry: engine.Carry, numbers: Numbers, own: Any) -> Certificate:

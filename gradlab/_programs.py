@@ -15,6 +15,7 @@ import numpy as np
 
 from gradlab import _certify
 from gradlab import _engine as engine
+from gradlab._bounds import within
 from gradlab._layout import OfVector
 from gradlab._numbers import Problem
 from gradlab._tree import norm
@@ -47,6 +48,7 @@ class Functions(NamedTuple):
     advance: Any
     advance_searching: Any
     examine: Callable[..., Any]
+    glance: Callable[..., Any]
     gradient: Callable[..., Params]
     aux: Callable[..., Any]
     compiled_for: set[Any]
@@ -72,7 +74,9 @@ def compiled(program: engine.Program) -> Functions:
     others = {known.of_loss: functions for known, functions in _cache.items()}
     built = _compile(program)
     same = others.get(program.of_loss, built)
-    _cache[program] = built._replace(examine=same.examine, gradient=same.gradient, aux=same.aux)
+    _cache[program] = built._replace(
+        examine=same.examine, glance=same.glance, gradient=same.gradient, aux=same.aux
+    )
     if len(_cache) > CACHE_SIZE:
         _cache.popitem(last=False)
     return _cache[program]
@@ -84,12 +88,19 @@ def inline(program: engine.Program) -> Functions:
     def advance(problem, carry, until):
         return engine.advance(program, problem, engine.rewind(carry), until)
 
-    def examine(args, x, noise, largest):
+    def examine(args, x, noise, largest, region=None):
         # With thousands of leaves each copy of the loss compiles for a minute.
         smooth = not isinstance(program.loss, OfVector)
         smooth = smooth and program.has_second_derivatives(args, x)
         length = jnp.maximum(norm(x), largest)
-        return _certify.examine(program.value_fn(args), x, noise, length, smooth=smooth)
+        value_fn = program.value_fn(args)
+        if region is not None:
+            value_fn = within(value_fn, x, region)
+        return _certify.examine(value_fn, x, noise, length, smooth=smooth)
+
+    def glance(args, x, largest):
+        length = jnp.maximum(norm(x), largest)
+        return _certify.lower_beside(program.value_fn(args), x, length)
 
     def gradient(args, x):
         return jax.grad(program.value_fn(args))(x)
@@ -99,6 +110,7 @@ def inline(program: engine.Program) -> Functions:
         advance,
         advance,
         examine,
+        glance,
         gradient,
         functools.partial(engine.auxiliary, program),
         set(),
@@ -117,6 +129,7 @@ def _compile(program: engine.Program) -> Functions:
         advance=jax.jit(plain.advance),
         advance_searching=quickly(plain.advance_searching),
         examine=quickly(plain.examine),
+        glance=quickly(plain.glance),
         gradient=quickly(plain.gradient),
         aux=quickly(plain.aux),
     )

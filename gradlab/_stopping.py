@@ -89,7 +89,8 @@ def judge(
     own = last_link(state)
     knows = follows_curvature(state)
     moved = ~own.failed if knows else finite
-    last_value = where(old.finite, old.value, old.last_value)
+    passed_on = (old.finite & moved) if knows else old.finite
+    last_value = where(passed_on, old.value, old.last_value)
     measured = knows or problem.xtol is not None
     size = norm(params).astype(value.dtype) if measured else old.size
     numbers = Numbers(
@@ -184,7 +185,7 @@ def _settled(
     slight = own.decrement <= SLIGHT * jnp.maximum(NOISY * level, old.value - numbers.value)
     quiet = own.decrement <= level
     longest = jnp.maximum(own.remaining, length)
-    nothing = longest <= min(precision.grad ** (4 / 5), DIGITS) * numbers.largest_size
+    nothing = longest <= _little(precision) * numbers.largest_size
     nothing &= own.decrement < jnp.inf  # or nobody knows how far it is
     if isinstance(own, TrustRegionState) and not looks_at_rest(own):
         # With the whole Hessian the next step costs one more and doubles the digits, so it is
@@ -205,7 +206,23 @@ def _settled(
         nothing &= numbers.grad_norm <= FALLEN * share**2 * numbers.reference
     else:
         short = slight & (own.remaining <= precision.grad ** (1 / 2) * numbers.size)
+        if looks_at_rest(own):
+            nothing |= _at_zero(precision, numbers)
     return quiet | short | nothing | (numbers.grad_norm == 0)
+
+
+def _at_zero(precision: Precision, numbers: Numbers) -> Array:
+    """Whether the minimum is at zero as far as the digits of the path tell.
+
+    Relative to its own size a point on its way there is never near.
+    """
+    nowhere = numbers.size <= precision.grad * numbers.largest_size
+    return nowhere & (numbers.grad_norm <= precision.grad * numbers.reference)
+
+
+def _little(precision: Precision) -> float:
+    """Share of the path that a step may have where minima are approached linearly."""
+    return min(precision.grad ** (4 / 5), DIGITS)
 
 
 def _no_saddle(status: Array, num_params: int, own: Any) -> Array:
@@ -240,8 +257,15 @@ def _settled_at_rest(
     lost = own.loudness * numbers.size / num_params
     step = where(resolved, numbers.grad_norm / curvature, lost)
     short = step <= precision.grad**0.5 * numbers.size
-    # Only where no curvature tells: from a far start most of the way is nothing beside it.
-    nothing = ~resolved & (step <= precision.grad ** (2 / 3) * numbers.largest_size)
+    # Of the path only where no curvature tells, for from a far start most of the way is
+    # nothing beside it. Or where the path has led to zero; or the gradient has fallen like
+    # that of a minimum without curvature.
+    share = step / where(numbers.largest_size > 0, numbers.largest_size, 1)
+    law = numbers.grad_norm <= FALLEN * share**2 * numbers.reference
+    nothing = where(
+        resolved, law & (share <= _little(precision)), share <= precision.grad ** (2 / 3)
+    )
+    nothing |= _at_zero(precision, numbers) & (share <= precision.grad)
     # A bound that rests on rounding is never as close as one that rests on a curvature.
     level = where(resolved, level, NOISY * level)
     return short | nothing | (0.5 * step * numbers.grad_norm <= level)
@@ -327,16 +351,19 @@ def _broken(
 ) -> Array:
     """End a run at a point that is not finite, unless a shorter step can still be tried.
 
-    A loss that has sunk below all measure of its start (see DEPTH) has no lower bound.
+    A loss that has sunk below all measure, and of its start (see DEPTH), has no lower bound;
+    nor one that broke off when it had sunk below all measure of its start. That alone proves
+    nothing: in the tail of a bump the start is no measure of the bump.
     """
     usual = jnp.maximum(jnp.abs(numbers.start_value), jnp.abs(numbers.best_value))
     hopeful = (counts.shortenings <= SHORTENINGS) & (numbers.last_value <= GROWTH * usual)
     going_on = jnp.zeros((), bool) if searched else hopeful
     broken = where(going_on, Status.RUNNING, Status.NONFINITE_LOSS)
     status = where(finite, status, broken)
-    depth = float(jnp.finfo(numbers.value.dtype).max) ** DEPTH * numbers.unit
-    bottomless = (numbers.value <= -depth) & (depth > 0)
-    return where(bottomless, Status.UNBOUNDED, status)
+    depth = float(jnp.finfo(numbers.value.dtype).max) ** DEPTH
+    sunk = (numbers.best_value <= -depth * numbers.unit) & (numbers.unit > 0)
+    sunk &= (numbers.best_value <= -depth) | (status == Status.NONFINITE_LOSS)
+    return where(sunk, Status.UNBOUNDED, status)
 
 
 def _limit(status: Array, step: Array, problem: Problem) -> Array:

@@ -52,7 +52,7 @@ class Certificate(NamedTuple):
         value: The loss there.
         grad_norm: Largest gradient entry.
         curvature: Smallest curvature found, an upper bound of the smallest eigenvalue; exact
-            to rounding where the Krylov space is the whole one, that is for n ≤ 30.
+            to rounding for n ≤ 256.
         stiffness: Largest absolute curvature found.
         decrement: Decrease that the quadratic model promises, ½ gᵀH⁻¹g; inf where it has no
             minimum.

@@ -108,7 +108,7 @@ class Fit(NamedTuple):
     def residual_standard_deviation(self) -> Any:
         """√(fun / degrees of freedom); NaN without degrees of freedom."""
         freedom = self.degrees_of_freedom
-        xp = _namespace(self.jacobian)
+        xp = _namespace(self.jacobian, self.fun)
         variance = self.fun / xp.where(freedom > 0, freedom, 1)
         return xp.where(freedom > 0, xp.sqrt(variance), np.nan)
 
@@ -120,7 +120,7 @@ class Fit(NamedTuple):
         infinite variance. With weights, those are taken to be proportional to 1/σ². With a
         robust loss it is an approximation.
         """
-        xp = _namespace(self.jacobian)
+        xp = _namespace(self.jacobian, self.fun)
         scale, values, vectors, _ = _factors(self.jacobian)
         keep = values > 0
         inverse = xp.where(keep, 1 / xp.where(keep, values, 1), 0)
@@ -135,7 +135,7 @@ class Fit(NamedTuple):
     @property
     def standard_errors(self) -> Params:
         """Standard errors of the parameters, shaped like `x`."""
-        xp = _namespace(self.jacobian)
+        xp = _namespace(self.jacobian, self.fun)
         variances = xp.diagonal(self.covariance, axis1=-2, axis2=-1)
         return _cut(xp.sqrt(variances), self.x)
 
@@ -158,11 +158,23 @@ class Fit(NamedTuple):
 
         Raises:
             ValueError: If the level is not between 0 and 1.
+            TypeError: Within a trace.
         """
-        factor = student_quantile(level, int(self.degrees_of_freedom))
+        freedom = self.degrees_of_freedom
+        if isinstance(freedom, jax.core.Tracer):
+            raise TypeError(
+                "intervals need a fit with numbers in it: return the fit from your `jit` or "
+                "`vmap` and ask there, or take `standard_errors`, which can be traced."
+            )
+        factor = np.array([student_quantile(level, int(each)) for each in np.ravel(freedom)])
+        factor = factor.reshape(np.shape(freedom))
+
+        def half(x: Any, e: Any) -> Any:
+            return factor.reshape(factor.shape + (1,) * (np.ndim(x) - factor.ndim)) * e
+
         errors = self.standard_errors
-        low = jax.tree.map(lambda x, e: np.asarray(x) - factor * e, self.x, errors)
-        high = jax.tree.map(lambda x, e: np.asarray(x) + factor * e, self.x, errors)
+        low = jax.tree.map(lambda x, e: np.asarray(x) - half(x, e), self.x, errors)
+        high = jax.tree.map(lambda x, e: np.asarray(x) + half(x, e), self.x, errors)
         return low, high
 
     def as_result(self) -> Result:
@@ -222,9 +234,9 @@ def student_quantile(level: float, freedom: int) -> float:
     return (low + high) / 2
 
 
-def _namespace(array: Any) -> Any:
-    """NumPy for concrete arrays, where it compiles nothing; jnp for traced ones."""
-    return jnp if isinstance(array, jax.core.Tracer) else np
+def _namespace(*arrays: Any) -> Any:
+    """NumPy for concrete arrays, where it compiles nothing; jnp if any is traced."""
+    return jnp if any(isinstance(array, jax.core.Tracer) for array in arrays) else np
 
 
 def _factors(jacobian: Any) -> tuple[Any, Any, Any, Any]:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from gradlab import _driver as driver
 from gradlab import _engine as engine
+from gradlab._bounds import free
 from gradlab._checks import (
     check_callable,
     check_count,
@@ -28,7 +30,7 @@ from gradlab._fit_checks import (
     check_weights,
     refuse_matrix_options,
 )
-from gradlab._implicit import with_implicit_derivative
+from gradlab._implicit import known, with_implicit_derivative
 from gradlab._numbers import Numbers, Problem
 from gradlab._outcome import outcome
 from gradlab._programs import CACHE_SIZE
@@ -273,6 +275,10 @@ class _Program(engine.Program):
         each = operator.num_evaluations(params)
         return (each, 2 * each) if each else None
 
+    def region(self, problem: Problem) -> Any:
+        """Return the bounds."""
+        return problem.hyperparams["bounds"]
+
     def _value(self) -> Any:
         return self.loss
 
@@ -377,25 +383,24 @@ class _Free:
 
 
 def _with_derivative(objective: _Objective, problem: Problem, bounds: Any, fit: Fit) -> Fit:
-    """Make x and the loss differentiable with respect to the arguments and weights."""
+    """Make the answer, and what is known there, differentiable by arguments and weights."""
     loss: Callable[..., Array] = objective
-    args = problem.args
+    args: Any = problem.args
+    columns: Any = 1.0
     if bounds is not None:
-        loss, args = _Free(objective), (*args, _free(objective, args, bounds, fit.x))
+        held, bounds = jax.lax.stop_gradient((args, bounds))
+        moves = free(fit.x, jax.grad(objective)(fit.x, *held), bounds)
+        loss, args, columns = _Free(objective), (*args, moves), ravel_pytree(moves)[0][None]
     x, fun = with_implicit_derivative(loss, fit.x, fit.fun, fit.success, args)
-    return fit._replace(x=x, fun=fun)
+    residuals = known(_residuals_of(objective), fit.residuals, problem.args, x)
+    if fit.jacobian is None:
+        return fit._replace(x=x, fun=fun, residuals=residuals)
 
+    def jacobian(args: Any, x: Params) -> Array:
+        return _linearised(objective, args, x)[1] * columns
 
-def _free(objective: _Objective, args: Any, bounds: Any, x: Params) -> Params:
-    """One for each parameter that no bound holds against the gradient, else nothing."""
-    args, bounds = jax.lax.stop_gradient((args, bounds))
-    gradient = jax.grad(objective)(x, *args)
-
-    def free(x: Array, g: Array, low: Array, high: Array) -> Array:
-        held = ((x <= low) & (g > 0)) | ((x >= high) & (g < 0)) | (low == high)
-        return jnp.where(held, 0, 1).astype(x.dtype)
-
-    return jax.tree.map(free, x, gradient, *bounds)
+    matrix = known(jacobian, fit.jacobian, problem.args, x)
+    return fit._replace(x=x, fun=fun, residuals=residuals, jacobian=matrix)
 
 
 def _linearised(objective: _Objective, args: Any, x: Params) -> tuple[Array, Array]:

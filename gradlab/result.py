@@ -53,7 +53,8 @@ _MESSAGES = {
     "and shortening the step did not help. The best finite point is returned; try a smaller "
     "learning rate",
     Status.UNBOUNDED: "the loss has no lower bound along the path taken",
-    Status.FLAT: "the loss does not change around the point: there is nothing to minimise",
+    Status.FLAT: "the loss does not change around the point: a plateau, on which nothing tells "
+    "where it falls",
     Status.STATIONARY_NOT_MINIMUM: "the gradient vanishes, but lower values lie next to the "
     "point: a saddle or a maximum",
     Status.STOPPED_BY_CALLBACK: "the callback asked to stop",

@@ -136,3 +136,55 @@ def test_data_the_loss_closes_over_count_as_arguments(method):
     # x* = 1 / (1 + penalty)
     assert_close(jax.jacrev(shrunk)(1.0), jnp.full(3, -0.25), factor=1e8)
     assert_close(jax.jacfwd(shrunk)(1.0), jnp.full(3, -0.25), factor=1e8)
+
+
+def test_the_second_derivative_of_an_answer_is_that_of_the_closed_form():
+    def run(loss, t):
+        return gl.minimize(loss, jnp.zeros(()), "newton", args=(t,))
+
+    def answer(t):  # t⁶
+        return run(lambda x, t: (x - t**2) ** 2, t).x ** 3
+
+    def least(t):  # 3t²/4
+        return run(lambda x, t: (x - t) ** 2 + t * x, t).fun
+
+    seconds = jax.hessian(answer), jax.grad(jax.grad(answer)), jax.jacfwd(jax.jacfwd(answer))
+    for second in seconds:
+        assert_close(second(1.5), jnp.asarray(30 * 1.5**4))
+    assert_close(jax.hessian(least)(1.5), jnp.asarray(1.5))
+
+
+def test_a_linear_system_not_solved_gives_no_number():
+    def loss(x, t):
+        return 0.5 * jnp.sum(curvatures * x**2) - x @ t
+
+    curvatures = jnp.logspace(0, 8, 600)
+    gradient = jax.grad(
+        lambda t: jnp.sum(gl.minimize(loss, jnp.zeros(600), "newton", args=(t,)).x)
+    )(jnp.ones(600))
+    assert jnp.all(jnp.isnan(gradient))
+
+
+@pytest.mark.parametrize("bounds", [None, (-1.0, 0.3)], ids=["free", "bounded"])
+def test_what_a_fit_knows_is_differentiable(bounds):
+    times, e = jnp.arange(4.0), jnp.eye(4)[1] * 1e-5
+    y = jnp.array([1.0, 2.0, 4.0, 7.0])
+
+    def residual(p, y):
+        return p[0] * jnp.exp(p[1] * times) + p[2] - y
+
+    def known(y):
+        start = jnp.array([1.0, 0.5, 0.0])
+        limits = None if bounds is None else tuple(jnp.array([-9, b, -9]) for b in bounds)
+        if limits is not None:
+            limits = limits[0], limits[1].at[jnp.array([0, 2])].set(9)
+        fit = gl.least_squares(residual, start, args=(y,), bounds=limits)
+        told = [fit.residuals[2], fit.fun, fit.x[0]]
+        # (A parameter that a bound holds has none, and the derivative of that is NaN.)
+        return jnp.stack(told if bounds else [*told, fit.standard_errors[0]])
+
+    exact = jax.jacobian(known)(y)[:, 1]
+    assert_close(jax.jit(jax.jacobian(known))(y)[:, 1], exact, factor=1e6)
+    compiled = jax.jit(known)
+    differences = (compiled(y + e) - compiled(y - e)) / 2e-5
+    np.testing.assert_allclose(exact, differences, rtol=1e-6)

@@ -108,6 +108,17 @@ def test_covariance_is_the_inverse_of_the_normal_matrix(fitted):
     assert_close(fitted.jacobian, jax.jacobian(decay)(fitted.x, *data()), factor=10)
 
 
+def test_intervals_of_a_batch_are_those_of_its_fits():
+    def fit(c):
+        return least_squares(lambda p: p - jnp.arange(4.0) * c, jnp.array(0.0))
+
+    low, high = jax.vmap(fit)(jnp.array([1.0, 2.0])).intervals()
+    for i, c in enumerate((1.0, 2.0)):
+        assert (low[i], high[i]) == pytest.approx(fit(c).intervals())
+    with pytest.raises(TypeError, match="standard_errors"):
+        jax.jit(lambda c: fit(c).intervals())(1.0)
+
+
 def test_intervals_are_students(fitted):
     low, high = fitted.intervals(0.9)
     factor = scipy.stats.t.ppf(0.95, 9)
@@ -322,6 +333,25 @@ def test_weights_act_as_repeated_observations():
     assert_close(fit.x, expected.x, factor=1e5)
     assert_close(fit.fun, expected.fun, factor=1e4)
     assert fit.degrees_of_freedom == 8
+
+
+@pytest.mark.parametrize("method", ["levenberg_marquardt", "newton", "gauss_newton", "dogleg"])
+def test_an_answer_on_its_bounds_is_a_success(method):
+    t = jnp.linspace(0, 3, 15)
+    y = 2 * jnp.exp(-0.8 * t) + 0.3
+    fit = least_squares(
+        lambda p: p[0] * jnp.exp(-p[1] * t) + p[2] - y,
+        jnp.array([1.0, 1.0, 0.5]), method, bounds=(0.0, 1.8),
+    )  # fmt: skip
+    assert fit.success, fit
+    assert fit.x[0] == 1.8
+    for start in (1.0, 5.0):  # on the corner that is the answer, and outside
+        fit = least_squares(
+            lambda p: jnp.concatenate([p - 2, 0.1 * p]), jnp.full(2, start), method,
+            bounds=(0.0, 1.0),
+        )  # fmt: skip
+        assert fit.success, fit
+        assert_close(fit.x, jnp.ones(2))
 
 
 def test_bounds_hold_and_agree_with_scipy():

@@ -248,3 +248,20 @@ def test_more_probes_than_dimensions_are_exact_without_a_key():
     found = gl.curvature.hessian_trace(lambda x: jnp.sum(x**3), x, num_products=10)
     assert found.lower == found.upper
     assert_close(found.value, 6 * jnp.sum(x))
+
+
+@pytest.mark.parametrize("scale", [1e-13, 1e-6, 1e6, 1e13])
+def test_the_units_of_the_residuals_do_not_matter_in_float32(scale):
+    t = jnp.linspace(0, 3, 30, dtype=jnp.float32)
+    y = 2 * jnp.exp(-0.8 * t) + 0.3 + 0.05 * jnp.sin(50 * t)
+
+    def residual(p, c):
+        return c * (p[0] * jnp.exp(-p[1] * t) + p[2] - y)
+
+    start = jnp.array([1, 1, 0], jnp.float32)
+    fits = [
+        gl.least_squares(residual, start, "levenberg_marquardt_cg", args=(jnp.float32(c),))
+        for c in (1.0, scale)
+    ]
+    assert fits[1].success, fits[1]
+    np.testing.assert_allclose(fits[1].x, fits[0].x, rtol=1e-2)

@@ -68,16 +68,23 @@ class _Iteration(NamedTuple):
 
 
 def _step(problem: Residuals, x: Array, damping: Array) -> tuple[Solution, Array]:
-    """Make the damped step and return it with the curvature along the gradient."""
+    """Make the damped step and return it with the curvature along the gradient.
+
+    Residuals are divided by their largest entry, then products with J by that of the
+    gradient, so that nothing over- or underflows that the loss itself does not.
+    """
     r, push, pull = _model(problem, x)
     to_r, to_j = problem.corrected(r)[:2]
     b = -to_r * r
+    height = _size(b)
+    b = b / height
+    steepness = _size(pull(to_j * b).astype(r.dtype))
 
     def forward(p: Array) -> Array:
-        return to_j * push(p.astype(x.dtype))
+        return to_j * push(p.astype(x.dtype)) / steepness
 
     def backward(w: Array) -> Array:
-        return pull(to_j * w).astype(r.dtype)
+        return pull(to_j * w).astype(r.dtype) / steepness
 
     start = backward(b)
     gamma = jnp.sum(start**2)
@@ -112,7 +119,15 @@ def _step(problem: Residuals, x: Array, damping: Array) -> tuple[Solution, Array
         going, iterate, _Iteration(jnp.zeros_like(start), b, start, scalars)
     )
     _, high, low, made = last.scalars
-    slope = 2 * jnp.sum(start * last.step)
-    curvature = 2 * jnp.sum((b - last.residual) ** 2)
+    slope = 2 * jnp.sum(start * last.step) * height**2
+    curvature = 2 * jnp.sum((b - last.residual) ** 2) * height**2
     products = made.astype(jnp.int32)
-    return Solution(last.step, slope, curvature, 2 * high, 2 * low, products), 2 * unit
+    step, bend = last.step * (height / steepness), 2 * steepness**2
+    found = Solution(step, slope, curvature, bend * high, bend * low, products)
+    return found, bend * unit
+
+
+def _size(v: Array) -> Array:
+    """Largest entry, or 1 of a vector of zeros."""
+    size = jnp.max(jnp.abs(v))
+    return jnp.where(size > 0, size, 1)

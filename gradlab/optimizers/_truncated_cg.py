@@ -203,7 +203,8 @@ def truncated_cg(
     slope = where(stationary, 0, slope * scale)
     interior = end.ended == INTERIOR
     decrement = where(interior, jnp.maximum(-slope - 0.5 * curvature, 0), jnp.inf)
-    decrement = where(stationary, 0, decrement)
+    # Products that are not finite say nothing.
+    decrement = where(stationary & (end.low == end.low), 0, decrement)
     # At rest, only negative curvature beyond rounding leads anywhere.
     rounding = num_params(params) * jnp.finfo(dtype).eps * end.high
     possible = ~stationary | (end.low < -rounding)
