@@ -92,9 +92,10 @@ def minimize(
     `jax.vmap` it is one loop. The iterates are the same.
 
     The answer's `x` and `fun` can be differentiated with respect to `args`, in forward and
-    reverse mode: $dx/d\theta = -H^{-1} \partial_\theta \nabla f$, by one linear system with
-    the Hessian. The derivative of a run that was no success is NaN; every other field, and
-    the start, has derivative zero.
+    reverse mode, as often as the loss: $dx/d\theta = -H^{-1} \partial_\theta \nabla f$, by one
+    linear system with the Hessian, dense up to 512 parameters and beyond by conjugate
+    gradients. The derivative of a run that was no success is NaN, and so it is where these do
+    not converge; every other field, and the start, has derivative zero.
 
     Args:
         loss: Function `loss(params, *args)` returning a real scalar, written for JAX.
