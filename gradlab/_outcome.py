@@ -19,6 +19,7 @@ from gradlab._tree import any_lane, num_params, select
 from gradlab._typing import Params
 from gradlab.certificate import Certificate, Kind
 from gradlab.optimizers._protocol import follows_curvature, last_link, looks_at_rest, vouches
+from gradlab.optimizers._truncated_cg import AT_REST
 from gradlab.optimizers._trust_region import NOISY, TrustRegionState
 from gradlab.result import Result, Status
 from gradlab.trace import Trace
@@ -131,10 +132,11 @@ def _examined(
     stuck = carry.status == Status.STUCK
     doubtful = carry.status <= Status.NOISE_FLOOR
     if vouches(own) and problem.noise is None:
-        known = doubtful & _vouched(carry, numbers, own)
+        known = doubtful & _vouched(carry, numbers, own, np if from_python else jnp)
         if not (from_python and not known):
             glance = _function(program, "glance", from_python)
-            known = known & ~glance(problem.args, carry.params, numbers.largest_size)
+            jump = glance(problem.args, carry.params, numbers.largest_size)
+            known = known & ~(jax.device_get(jump) if from_python else jump)
         doubtful = doubtful & ~known
     doubtful = doubtful | stuck
     examine = _function(program, "examine", from_python)
@@ -206,13 +208,13 @@ def _little_beside_descent(certificate: Certificate, numbers: Numbers) -> Any:
         return certificate.decrement <= lost * (numbers.start_value - numbers.value)
 
 
-def _vouched(carry: engine.Carry, numbers: Numbers, own: Any) -> Any:
+def _vouched(carry: engine.Carry, numbers: Numbers, own: Any, xp: Any) -> Any:
     """Whether a method that knows the Hessian is sure of its answer.
 
     It is not if the least curvature is lost beside the largest, or unknown; nor if the gradient
     has fallen like that of a point without curvature, a minimum or an inflection; nor if the
-    run has not moved at all. A method that has seen products only is not while a proof costs
-    less than the run did.
+    run has not moved at all. A method that looks at rest by products is sure where those few
+    see all, and where a proof would cost more than the run did.
     """
     eps = jnp.finfo(own.stiffness.dtype).eps
     # Conjugate gradients do not resolve a curvature below half the digits.
@@ -220,8 +222,8 @@ def _vouched(carry: engine.Carry, numbers: Numbers, own: Any) -> Any:
     resolved = own.curvature > (eps**0.5 if partly else NOISY * eps) * own.stiffness
     step = own.remaining
     if partly:  # at rest it has none
-        bound = numbers.grad_norm / jnp.where(resolved, own.curvature, 1)
-        step = jnp.where(jnp.isfinite(step), step, bound)
+        bound = numbers.grad_norm / xp.where(resolved, own.curvature, 1)
+        step = xp.where(xp.isfinite(step), step, bound)
     # With the square of the distance, or faster; see `_stopping`. The step left is up to nine
     # times shorter than the last one, by which that is judged there.
     scaled = numbers.largest_size**2 * numbers.grad_norm
@@ -229,7 +231,8 @@ def _vouched(carry: engine.Carry, numbers: Numbers, own: Any) -> Any:
     known = resolved & ~vanishing & ((carry.step > 0) | (numbers.grad_norm > 0))
     if partly:
         spent = Counts.of(carry.counts).calls[2]
-        known = known & (num_params(carry.params) > DENSE) & (spent < MOST_PRODUCTS)
+        n = num_params(carry.params)
+        known = known & ((n <= AT_REST) | ((n > DENSE) & (spent < MOST_PRODUCTS)))
     return known
 
 

@@ -139,7 +139,7 @@ def test_within_a_trace_nothing_need_be_traced():
     np.testing.assert_allclose(jax.vmap(end)(jnp.ones(2)), 4.0)
 
 
-def test_a_run_in_a_fresh_process_compiles_two_programs_and_nothing_beside():
+def test_a_run_in_a_fresh_process_compiles_three_programs_and_nothing_beside():
     # An operation outside them costs 15 ms of a run that is over in half a second.
     script = """
 import jax, numpy as np, gradlab as gl
@@ -155,4 +155,5 @@ print(*sorted(names))
     assert subprocess.check_output([sys.executable, "-c", script], text=True).split() == [
         "jit(advance)",
         "jit(begin)",
+        "jit(glance)",
     ]

@@ -172,9 +172,9 @@ def test_the_loss_stands_few_times_in_the_loop(method, most):
 
     program = jax.make_jaxpr(run)(jnp.ones(3))
     copies = sum(equation.primitive.name == "erf" for equation in equations(program.jaxpr))
-    # Outside the loop: at the start, for the gradient at a best point, and twice where a
-    # start of zero gradient is looked around.
-    assert copies <= most + 4
+    # Outside the loop: at the start, for the gradient at a best point, twice where a start of
+    # zero gradient is looked around, and where a method that vouches glances beside it.
+    assert copies <= most + 4 + (method != "gd")
 
 
 def test_float32_reaches_what_float32_can_hold():
