@@ -46,11 +46,10 @@ DENSE = 256
 # Steps of Lanczos beyond: they see a negative curvature of more than some thousandths of the
 # largest (the error falls like exp(-4k √gap); Saad 2011, theorem 6.4).
 STEPS = 100
-# Products for the Newton step, beyond.
+# Products for the Newton step, beyond: to a thousandth at condition 200 (the error falls like
+# exp(-2k/√κ); Nocedal & Wright 2006, eq. 5.36).
 BUDGET = 60
 MOST_PRODUCTS = STEPS + BUDGET
-# Length of a glance beside a point, relative to each variable's own.
-BESIDE = 1e-5
 # Numbers that the Krylov basis may take.
 ROOM = 2**25
 # Groups of variables looked along, beside the direction of least curvature.
@@ -171,9 +170,8 @@ def lower_beside(value_fn: Callable[[Params], Array], x: Params, length: Any) ->
     """
     length = jnp.asarray(length, working_dtype(x))
     d = _group(x, None, jnp.where(length > 0, length, 1))
-    value, ahead, behind = jax.lax.map(
-        lambda scale: value_fn(add_scaled(x, scale, d)), BESIDE * jnp.array([0.0, 1.0, -1.0])
-    )
+    scales = LENGTHS[-1] * jnp.array([0, 1, -1], length.dtype)
+    value, ahead, behind = jax.lax.map(lambda s: value_fn(add_scaled(x, s, d)), scales)
     return jnp.minimum(ahead, behind) < value - NOISY * noise_level(value, value, None)
 
 

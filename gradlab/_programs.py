@@ -88,19 +88,20 @@ def inline(program: engine.Program) -> Functions:
     def advance(problem, carry, until):
         return engine.advance(program, problem, engine.rewind(carry), until)
 
+    def around(args, x, region):
+        value_fn = program.value_fn(args)
+        return value_fn if region is None else within(value_fn, x, region)
+
     def examine(args, x, noise, largest, region=None):
         # With thousands of leaves each copy of the loss compiles for a minute.
         smooth = not isinstance(program.loss, OfVector)
         smooth = smooth and program.has_second_derivatives(args, x)
         length = jnp.maximum(norm(x), largest)
-        value_fn = program.value_fn(args)
-        if region is not None:
-            value_fn = within(value_fn, x, region)
-        return _certify.examine(value_fn, x, noise, length, smooth=smooth)
+        return _certify.examine(around(args, x, region), x, noise, length, smooth=smooth)
 
-    def glance(args, x, largest):
+    def glance(args, x, largest, region=None):
         length = jnp.maximum(norm(x), largest)
-        return _certify.lower_beside(program.value_fn(args), x, length)
+        return _certify.lower_beside(around(args, x, region), x, length)
 
     def gradient(args, x):
         return jax.grad(program.value_fn(args))(x)

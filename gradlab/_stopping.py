@@ -30,8 +30,8 @@ SHORTENINGS = 26
 PATIENCE = 100
 # The same for methods whose every step must lower the loss, up to its noise.
 SHORT_PATIENCE = 20
-# A loss this power of the largest number below zero, in units of its start, has no bound: well
-# before the squares of what led there overflow.
+# A loss this power of the largest number below zero, as it is and in units of its start, has no
+# bound: well before the squares of what led there overflow.
 DEPTH = 3 / 8
 # Share of the last gain that a last step may promise: convergence is superlinear then, and
 # does not creep along a valley, where each step gains as much as the one before.
