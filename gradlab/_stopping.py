@@ -89,8 +89,7 @@ def judge(
     own = last_link(state)
     knows = follows_curvature(state)
     moved = ~own.failed if knows else finite
-    passed_on = (old.finite & moved) if knows else old.finite
-    last_value = where(passed_on, old.value, old.last_value)
+    last_value = where(old.finite, old.value, old.last_value)
     measured = knows or problem.xtol is not None
     size = norm(params).astype(value.dtype) if measured else old.size
     numbers = Numbers(
@@ -185,7 +184,7 @@ def _settled(
     slight = own.decrement <= SLIGHT * jnp.maximum(NOISY * level, old.value - numbers.value)
     quiet = own.decrement <= level
     longest = jnp.maximum(own.remaining, length)
-    nothing = longest <= _little(precision) * numbers.largest_size
+    nothing = longest <= min(precision.grad ** (4 / 5), DIGITS) * numbers.largest_size
     nothing &= own.decrement < jnp.inf  # or nobody knows how far it is
     if isinstance(own, TrustRegionState) and not looks_at_rest(own):
         # With the whole Hessian the next step costs one more and doubles the digits, so it is
@@ -218,11 +217,6 @@ def _at_zero(precision: Precision, numbers: Numbers) -> Array:
     """
     nowhere = numbers.size <= precision.grad * numbers.largest_size
     return nowhere & (numbers.grad_norm <= precision.grad * numbers.reference)
-
-
-def _little(precision: Precision) -> float:
-    """Share of the path that a step may have where minima are approached linearly."""
-    return min(precision.grad ** (4 / 5), DIGITS)
 
 
 def _no_saddle(status: Array, num_params: int, own: Any) -> Array:
@@ -258,13 +252,9 @@ def _settled_at_rest(
     step = where(resolved, numbers.grad_norm / curvature, lost)
     short = step <= precision.grad**0.5 * numbers.size
     # Of the path only where no curvature tells, for from a far start most of the way is
-    # nothing beside it. Or where the path has led to zero; or the gradient has fallen like
-    # that of a minimum without curvature.
+    # nothing beside it; or where the path has led to zero.
     share = step / where(numbers.largest_size > 0, numbers.largest_size, 1)
-    law = numbers.grad_norm <= FALLEN * share**2 * numbers.reference
-    nothing = where(
-        resolved, law & (share <= _little(precision)), share <= precision.grad ** (2 / 3)
-    )
+    nothing = ~resolved & (share <= precision.grad ** (2 / 3))
     nothing |= _at_zero(precision, numbers) & (share <= precision.grad)
     # A bound that rests on rounding is never as close as one that rests on a curvature.
     level = where(resolved, level, NOISY * level)

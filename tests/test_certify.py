@@ -7,6 +7,7 @@ import pytest
 
 import gradlab as gl
 from gradlab import _certify
+from gradlab._certify_kind import _heard
 from gradlab.certificate import Kind
 
 DTYPES = [jnp.float32, jnp.float64]
@@ -325,3 +326,13 @@ def test_what_two_compiled_copies_of_a_loss_differ_by_counts_as_noise():
     assert found.noise == pytest.approx(1e-6)
     assert found.lowest >= 0
     assert found.nfev == 100
+
+
+def test_values_must_fall_further_than_they_scatter():
+    # Rows: 24 levels of scatter at the shortest lengths, a fall in proportion, a jump.
+    changes = jnp.array(
+        [[-50.0, -60, 12, -9, 15], [-1e6, -1e5, -1e4, -1e3, -1e2], [-99.0, -99, -99, -99, -99]]
+    )
+    heard = _heard(changes, jnp.ones(()))
+    lower = jnp.sum(changes < -heard, axis=1) >= 2
+    assert lower.tolist() == [False, True, True]

@@ -96,6 +96,19 @@ def test_a_minimum_without_curvature_is_one(loss, n, method):
     assert result.nit < 200  # and not on to the smallest number there is
 
 
+@pytest.mark.parametrize(
+    ("loss", "method"),
+    [
+        (lambda x: x[0] ** 12 + x[1] ** 2, "lbfgs"),
+        (lambda x: (x[0] - 1) ** 4 + x[1] ** 2, "cubic_newton"),
+    ],
+    ids=["a long step left", "a curvature lost"],
+)
+def test_what_is_lost_twice_over_beside_the_descent_is_not_missed(loss, method):
+    result = gl.minimize(loss, jnp.array([3.0, 1.0]), method)
+    assert result.success, result
+
+
 @pytest.mark.parametrize("method", slowly("newton_cg", *GRADIENT_ONLY))
 @pytest.mark.parametrize("n", [100, 400])
 def test_a_slight_negative_curvature_among_stiff_ones_is_seen(n, method):
@@ -121,6 +134,7 @@ def test_an_ill_conditioned_quadratic_is_solved_and_said_so(at, random):
     result = gl.minimize(loss, jnp.asarray(random.normal(size=n)))
     assert result.success, result
     assert jnp.max(jnp.abs(result.x - at)) < 1e-9
+    assert result.nhvp < 30_000  # and not 80,000, down to the smallest number there is
 
 
 def test_a_promise_far_above_the_noise_is_not_at_the_floor():

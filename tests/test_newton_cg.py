@@ -196,3 +196,17 @@ def test_a_long_way_behind_settles_only_what_no_curvature_tells(resolved):
     precision = Precision(loss=eps, grad=eps, params=eps)
     settled = _settled_at_rest(precision, numbers, jnp.float32(1e-9), 1, own)
     assert bool(settled) is not resolved
+
+
+def test_at_rest_products_that_are_not_finite_promise_nothing_known():
+    def loss(x):
+        return jnp.log(jnp.sum(x**2))
+
+    x = jnp.array([2.4e-80, 1.2e-80])
+    value, grad = jax.value_and_grad(loss)(x)
+    method = gl.newton_cg()
+    _, state = method.update(
+        grad, method.init(x), x, value=value, grad=grad, value_fn=loss, at_rest=True
+    )
+    assert not jnp.isfinite(state.curvature)
+    assert not state.decrement < jnp.inf

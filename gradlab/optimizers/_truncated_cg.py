@@ -214,7 +214,7 @@ def truncated_cg(
     looks = 0 if preconditioner is None else preconditioner.looks
     path = Path(
         last.step, slope, curvature, length, inside > 0, end.products + looks, decrement,
-        possible, interior & _spanned(params, end.products), last.memory,
+        possible, interior & (end.products >= num_params(params)), last.memory,
     )  # fmt: skip
     # The least curvature at rest is known once the residual says that all was seen.
     low = where(stationary & (end.ended == RUNNING), jnp.minimum(end.low, 0), end.low)
@@ -223,16 +223,6 @@ def truncated_cg(
     # What the steps to here have met counts too: a made-up direction may miss most of it.
     high = where(stationary, jnp.maximum(high, state.stiffness.astype(dtype)), high)
     return path, tr.Model(radius, low, start_norm, high)
-
-
-def _spanned(params: Params, products: Array) -> Array:
-    """Whether the iteration went on after n - 1 products, and so has met all directions.
-
-    Of more than a few variables it may go on because rounding has cost the directions their
-    orthogonality.
-    """
-    n = num_params(params)
-    return (products >= n) & (n <= AT_REST)
 
 
 def _advance(
