@@ -153,6 +153,40 @@ def test_an_entry_beyond_the_pattern_is_an_error_not_a_wrong_matrix():
     assert sparse.hessian(f, there).nnz == H.nnz + 2  # an entry and its mirror image
 
 
+@pytest.mark.parametrize("n", [40, 200])
+def test_parameters_and_outputs_of_any_units_are_found_in_float32(n):
+    random = np.random.default_rng(n)
+    scales, units = (jnp.asarray(10 ** random.uniform(-3, 3, n), "float32") for _ in range(2))
+    f = lambda x: scales[1:] * jnp.sin(units[1:] * x[1:]) * units[:-1] * x[:-1]  # noqa: E731
+    x = jnp.asarray(random.uniform(0.5, 1.5, n), "float32") / units
+    J = sparse.jacobian(f, x)
+    assert (J.nnz, J.num_products) == (2 * n - 2, 2)
+    expected = np.asarray(jax.jacobian(f)(x))
+    np.testing.assert_allclose(J(x).todense(), expected, rtol=1e-5)
+
+
+def test_two_parameters_ten_million_apart_are_found_in_float32():
+    t = jnp.linspace(0.1, 1, 12, dtype="float32")
+    x = jnp.array([1e-7, 1.0], "float32")
+    J = sparse.jacobian(lambda x: 1e7 * x[0] * t + x[1] * t**2, x)
+    np.testing.assert_allclose(J(x).todense(), np.stack([1e7 * t, t**2], axis=1), rtol=1e-6)
+
+
+def _off_then_on(x, first):
+    """Where relu is off the pattern is one entry; `first` is an output beside the others."""
+    return jnp.concatenate([first(x[:1]), jax.nn.relu(x[1:] - 3) * x[:-1]])
+
+
+@pytest.mark.parametrize("first", [lambda x: 1e5 * x, jnp.sqrt], ids=["large", "nan"])
+def test_entries_beyond_the_pattern_raise_beside_a_large_row_and_one_that_is_nan(first):
+    f = lambda x: _off_then_on(x, first)  # noqa: E731
+    J = sparse.jacobian(f, jnp.ones(20, "float32"))
+    there = jnp.full(20, 3.5, "float32").at[0].set(-1.0)
+    with pytest.raises(ValueError, match="entries at this x that were zero"):
+        J(there)
+    assert np.all(np.isnan(jax.jit(J.values)(there)))
+
+
 def test_small_entries_beside_large_ones_are_found():
     scales = 10.0 ** np.linspace(-12, 0, 101)
     f = lambda x: jnp.sum(scales[1:] * x[1:] ** 2 * x[:-1] ** 2)  # noqa: E731
@@ -349,8 +383,8 @@ def test_probing_finds_random_patterns_through_noise(seed, eps):
         exact = (A @ v.T).T
         return exact * (1 + eps * random.uniform(-1, 1, exact.shape))
 
-    whole = lambda r: A[r].toarray()  # noqa: E731
-    found = find_pattern(products, whole, (n, n), eps, random)
+    transposed = lambda w: (A.T @ w.T).T  # noqa: E731
+    found = find_pattern(products, transposed, (n, n), eps, random)
     assert sum(made) <= found[2]
     pairs = set(zip(found[0].tolist(), found[1].tolist(), strict=True))
     true = set(zip(*(part.tolist() for part in A.nonzero()), strict=True))

@@ -29,13 +29,18 @@ _SMALL, _LARGEST_WHOLE = 64, 4096
 _FIRST_BUCKETS = 8
 # A residual below this many roundings of what was subtracted, or of its row, is rounding.
 _OWN_ROUNDINGS, _ROW_ROUNDINGS = 256.0, 8.0
-# Rows that are still unexplained and no more than this are computed whole.
+# Rows that are still unexplained and no more than this, or than a round has products, are
+# computed whole: what keeps them so may be rounding.
 _FEW_ROWS = 32
+# Products of each kind from which the units of the columns are read; and the share of the
+# digits by which one may be larger or smaller than the median before that counts as units:
+# entries that much smaller are still decoded, and the sum of 10⁵ entries is no larger.
+_FOR_UNITS, _ALIKE = 3, 0.55
 
 
 def find_pattern(
     products: Products,
-    rows_whole: Products | None,
+    transposed: Products | None,
     shape: tuple[int, int],
     eps: float,
     random: np.random.Generator,
@@ -44,8 +49,8 @@ def find_pattern(
 
     Args:
         products: Function of vectors, shape (k, n), to their images, shape (k, m).
-        rows_whole: Function of row numbers, shape (k,), to those rows, shape (k, n); None
-            where rows cannot be had.
+        transposed: The same of the transpose, from (k, m) to (k, n); None where it cannot be
+            had. Entries of columns far smaller than others are then lost in their rounding.
         shape: Rows m and columns n.
         eps: Rounding of the products.
         random: Where the buckets come from.
@@ -61,6 +66,9 @@ def find_pattern(
         return *_all_entries(products, shape, eps), n
     search = _Search(shape, eps, random)
     buckets, made, stalled = _FIRST_BUCKETS, 0, 0
+    units = np.ones(n)
+    if transposed is not None:
+        units, made = _units(products, transposed, shape, eps, random), 2 * _FOR_UNITS
     active = np.arange(m)
     while True:
         if 2 * buckets * search.num_weights > n:
@@ -72,14 +80,15 @@ def find_pattern(
                 f"are still unexplained, with {len(search.keys)} entries found. Pass "
                 "`pattern` if you know it, or use products without a matrix: `hvp`."
             )
-        new, decoded, active = search.round(products, buckets)
+        new, decoded, active = search.round(lambda v: products(v / units), buckets)
         made += buckets * search.num_weights
         if not len(active):
             break
         # Entries that keep coming back are rounding of large ones: products will tell.
         stalled = stalled + 1 if decoded and not new else 0
-        if rows_whole is not None and len(active) <= _FEW_ROWS:
-            search.add_rows(active, rows_whole(active))
+        few = max(_FEW_ROWS, buckets * search.num_weights)
+        if transposed is not None and len(active) <= few:
+            search.add_rows(active, transposed(_ones_at(active, m)) / units)
             made += len(active)
             break
         if stalled == 2:
@@ -197,13 +206,48 @@ class _Search:
         return len(self.keys) - before
 
 
+def _units(
+    products: Products,
+    transposed: Products,
+    shape: tuple[int, int],
+    eps: float,
+    random: np.random.Generator,
+) -> np.ndarray:
+    """Choose units of the columns, powers of two, where their sizes differ beyond counts.
+
+    Entries of a parameter in large units would be lost in the rounding of others in the same
+    row. Sizes are read from sums with random signs, of which few cancel every time; every
+    row counts alike.
+    """
+    signs = random.choice([-1.0, 1.0], (_FOR_UNITS, sum(shape)))
+    rows = np.max(np.abs(products(signs[:, shape[0] :])), axis=0)
+    sums = transposed(signs[:, : shape[0]] / _positive(rows))
+    octaves = np.log2(_positive(np.max(np.abs(sums), axis=0)))
+    octaves -= np.median(octaves)
+    alike = -_ALIKE * math.log2(eps)
+    return np.exp2(np.rint(octaves - np.clip(octaves, -alike, alike)))
+
+
+def _ones_at(places: np.ndarray, length: int) -> np.ndarray:
+    """Return unit vectors as rows."""
+    units = np.zeros((len(places), length))
+    units[np.arange(len(places)), places] = 1
+    return units
+
+
 def _all_entries(
     products: Products, shape: tuple[int, int], eps: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compute every column."""
-    matrix = products(np.eye(shape[1])).T
-    i, j = np.nonzero(_significant(matrix, eps))
+    """Compute every column; what is small in its row may be large in its column's units."""
+    matrix = np.abs(products(np.eye(shape[1])).T)
+    in_row = matrix / _positive(np.max(matrix, axis=1, keepdims=True, initial=0.0))
+    i, j = np.nonzero(_significant(in_row.T, eps).T)
     return i, j
+
+
+def _positive(sizes: np.ndarray) -> np.ndarray:
+    """Return sizes to divide by: 1 in place of 0."""
+    return np.where(sizes > 0, sizes, 1.0)
 
 
 def _significant(rows: np.ndarray, eps: float) -> np.ndarray:

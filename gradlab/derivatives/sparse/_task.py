@@ -170,22 +170,12 @@ class _Probe:
                 self._products("reverse", flat), None, (n, m), eps, self.random
             )
         else:
-            whole = self._whole_rows(flat) if "reverse" in kinds else None
+            transposed = self._products("reverse", flat) if "reverse" in kinds else None
             rows, columns, made = find_pattern(
-                self._products("forward", flat), whole, (m, n), eps, self.random
+                self._products("forward", flat), transposed, (m, n), eps, self.random
             )
         self.made += made
         return rows, columns
-
-    def _whole_rows(self, flat: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        """Return the function of row numbers to the rows."""
-
-        def rows(numbers: np.ndarray) -> np.ndarray:
-            units = np.zeros((len(numbers), self.task.shape[0]))
-            units[np.arange(len(numbers)), numbers] = 1
-            return self._products("reverse", flat)(units)
-
-        return rows
 
     def _products(self, kind: str, flat: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         """Return the function of vectors to their images, a compiled call for a few."""
