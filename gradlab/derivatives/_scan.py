@@ -144,8 +144,10 @@ def _disagreement(parts: Parts, exponents: Any, eps: float, xp: Any) -> tuple[An
     return relative, alone, risen & (after < _STILL * relative)
 
 
-def choose_top(parts: Parts, exponents: Any, eps: float, xp: Any) -> tuple[Any, Any]:
-    """Choose the exponent of the ladder's highest rung, shape (P,).
+def choose_top(
+    parts: Parts, exponents: Any, eps: float, order: int, xp: Any
+) -> tuple[Any, Any]:
+    """Choose the exponent of the ladder's highest rung, shape (P,), for the highest `order`.
 
     Also returns whether a smooth stretch was found at all.
     """
@@ -174,7 +176,7 @@ def choose_top(parts: Parts, exponents: Any, eps: float, xp: Any) -> tuple[Any, 
         1,
     )
     length = _length_exponent(parts, relative, share, exponents, depart, xp)
-    growth = _growth_exponent(parts, exponents, depart, xp)
+    growth = _growth_exponent(parts, exponents, depart, order, xp)
     top = xp.minimum(length, growth) + _HEADROOM
     fallback = _variation_exponent(parts, exponents, xp)
     return xp.where(smooth, xp.round(top).astype(exponents.dtype), fallback), smooth
@@ -218,16 +220,17 @@ def _reach(parts: Parts, exponents: Any, level: Any, xp: Any) -> Any:
     return xp.where(octaves > 2 * gap + 1, _UNKNOWN_LENGTH, xp.clip(octaves, 0, gap))
 
 
-def _growth_exponent(parts: Parts, exponents: Any, depart: Any, xp: Any) -> Any:
+def _growth_exponent(parts: Parts, exponents: Any, depart: Any, order: int, xp: Any) -> Any:
     """Give the smallest step beyond which rounding of the growing |f| costs digits.
 
-    A second derivative from samples as large as F has rounding noise eps F/h²; where that
-    has reached its least value, larger steps gain nothing.
+    A derivative from samples as large as F has rounding noise eps F/h^k, of the first or, for
+    all others, of the second order; where that has reached its least value, larger steps gain
+    nothing, and lose what the function does near the point.
     """
     column = xp.arange(exponents.shape[1])[None, :]
     tiny = np.finfo(parts.size.dtype).tiny
-    cost = xp.log2(xp.maximum(parts.size, tiny)) - 2 * exponents
-    usable = xp.isfinite(cost) & (column <= depart[:, None])
+    cost = xp.log2(xp.maximum(parts.size, tiny)) - min(order, 2) * exponents
+    usable = xp.isfinite(cost) & (column <= depart[:, None]) & (parts.size > 0)
     cost = xp.where(usable, cost, xp.inf)
     cheap = cost <= xp.min(cost, axis=1)[:, None] + 3
     first = xp.argmax(cheap, axis=1)

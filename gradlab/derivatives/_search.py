@@ -68,7 +68,7 @@ def search(
     values = evaluate(_points(x, exponents, plan.side, xp)).astype(center.dtype)
     near, far = xp.split(flat_rows(values, xp), 2, axis=1)
     repeated = xp.repeat(exponents, outputs, axis=0)
-    top, smooth, kink, side = _read(near, far, middle, repeated, plan.side, eps, xp)
+    top, smooth, kink, side = _read(near, far, middle, repeated, plan, eps, xp)
     constant = ~xp.any(abs(near - middle[:, None]) > 0, axis=1)
     top, side = _shared(top, constant, side, outputs, x, xp)
     jump = _half_jump(near, far, middle, repeated, xp)
@@ -86,15 +86,15 @@ def _points(x: Any, exponents: Any, side: int, xp: Any) -> Any:
 
 
 def _read(
-    right: Any, left: Any, center: Any, exponents: Any, side: int, eps: float, xp: Any
+    right: Any, left: Any, center: Any, exponents: Any, plan: Any, eps: float, xp: Any
 ) -> tuple[Any, Any, Any, Any]:
     """Return the highest rung, whether a smooth stretch was seen, a kink, and the side."""
-    center = center[:, None]
+    center, side, order = center[:, None], plan.side, max(plan.orders)
     if side:
         near, far = right - center, left - center
         size = xp.maximum(xp.maximum(abs(right), abs(left)), abs(center))
         parts = _scan.Parts(2 * near - far / 2, far / 2 - near, size)
-        top, smooth = _scan.choose_top(parts, exponents, eps, xp)
+        top, smooth = _scan.choose_top(parts, exponents, eps, order, xp)
         return top, smooth, smooth & False, xp.full_like(top, side)
     views = (
         _scan.split(right, left, center, xp),
@@ -102,7 +102,7 @@ def _read(
         _scan.one_sided_parts(left, center, exponents, xp),
     )
     stacked = _scan.Parts(*(xp.concatenate(parts) for parts in zip(*views, strict=True)))
-    tops, seen = _scan.choose_top(stacked, xp.concatenate([exponents] * 3), eps, xp)
+    tops, seen = _scan.choose_top(stacked, xp.concatenate([exponents] * 3), eps, order, xp)
     (top, *reaches), (smooth, *clear) = xp.split(tops, 3), xp.split(seen, 3)
     kinked = _scan.kink(views[0], exponents, eps, xp)
     chosen = xp.zeros_like(top)
