@@ -14,11 +14,11 @@ import numpy as np
 
 from gradlab.derivatives._ladder import Stack
 
-__all__ = ["Choice", "choose"]
+__all__ = ["NOISE_WIDTH", "Choice", "choose"]
 
 # Bars are this many noise levels wide: the residuals are few, and rounding errors of
 # neighbouring samples are not independent.
-_NOISE_WIDTH = 3.0
+NOISE_WIDTH = 3.0
 # A misfit above this share of the function's variation is no noise but a wrong model,
 # unless it is tiny beside the function itself.
 _NOISE_SHARE, _NOISE_SIZE = 1e-3, 1e-7
@@ -47,6 +47,8 @@ class Choice(NamedTuple):
         jumps: Whether jumps above the run, or within it, count in `error`.
         doubt: Error at the top step over the variation of the samples.
         following: The same candidate's derivative of the next order, 0 where it has none.
+        local: Largest misfit below the run, in roundings of the sample where it shows.
+        lowest: Lowest step of the chosen run.
     """
 
     value: Any
@@ -58,6 +60,8 @@ class Choice(NamedTuple):
     jumps: Any
     doubt: Any
     following: Any
+    local: Any
+    lowest: Any
 
 
 class Noise(NamedTuple):
@@ -69,6 +73,7 @@ class Noise(NamedTuple):
         misfit: What it misses at each rung below its run, shape (P, C, J).
         variation: How far its samples vary.
         rounding: Rounding of its samples.
+        local: Largest misfit in roundings of the sample where it shows.
     """
 
     level: Any
@@ -76,6 +81,7 @@ class Noise(NamedTuple):
     misfit: Any
     variation: Any
     rounding: Any
+    local: Any
 
 
 def choose(
@@ -100,7 +106,7 @@ def choose(
     usable = ~xp.any(~finite[:, None, :] & stack.used[None], axis=2) & stack.seen[None]
     estimates = _estimates(stack.weights, values, xp)
     truncation = _truncation(estimates, stack, xp)
-    noisy = _NOISE_WIDTH * noise.level[:, None, :] * stack.norm[None]
+    noisy = NOISE_WIDTH * noise.level[:, None, :] * stack.norm[None]
     lower = xp.max(noise.misfit[:, None] * stack.scale[None, :, None, :], axis=3)
     extra = xp.where(noise.wrong[:, None, :], lower, 0)
     error = xp.hypot(truncation, noisy) + extra  # squares of float32 errors underflow
@@ -140,7 +146,8 @@ def _noise(
     floor = 0.5 * eps * largest + _BLUR * (blur * slope)[:, None] * alike
     level = xp.maximum(xp.maximum(level, floor), given[:, None])
     level = xp.maximum(level, _quantum(values, xp))
-    return Noise(level, wrong, misfit, variation, eps * largest)
+    local = xp.max(misfit / (eps * xp.where(size > 0, size, 1))[:, None, :], axis=2)
+    return Noise(level, wrong, misfit, variation, eps * largest, local)
 
 
 def _pick(
@@ -152,9 +159,9 @@ def _pick(
         xp.take_along_axis(column, best, axis=2)[:, :, 0]
         for column in (estimates, error, *columns)
     )
-    level, variation, rounding = (
+    level, variation, rounding, local = (
         xp.take_along_axis(column[:, None, :] + 0 * error, best, axis=2)[:, :, 0]
-        for column in (noise.level, noise.variation, noise.rounding)
+        for column in (noise.level, noise.variation, noise.rounding, noise.local)
     )
     start = xp.asarray(stack.start)[best[:, :, 0]]
     scale = xp.asarray(stack.scale)[np.arange(len(stack.orders))[None], start]
@@ -174,6 +181,8 @@ def _pick(
         hidden > 0,
         bar / scale / swing,
         following,
+        local,
+        xp.asarray(stack.lowest)[best[:, :, 0]],
     )
 
 
@@ -214,7 +223,7 @@ def _hidden(stack: Stack, values: Any, error: Any, truncation: Any, level: Any, 
     higher = np.tri(len(stack.nodes), k=-1, dtype=bool)  # rungs above each rung
     highest = xp.max(xp.where(higher[None, None], slope[:, :, None, :], 0), axis=3)
     inside = xp.max(xp.where(stack.used[None, None], heard[:, :, None, :], 0), axis=3)
-    return _JUMP_WIDTH * highest[:, :, stack.start] + _NOISE_WIDTH * inside * stack.norm[None]
+    return _JUMP_WIDTH * highest[:, :, stack.start] + NOISE_WIDTH * inside * stack.norm[None]
 
 
 def _quantum(values: Any, xp: Any) -> Any:

@@ -107,6 +107,7 @@ class Answer(NamedTuple):
     smooth: Any
     kink: Any
     side: Any
+    local: Any
 
 
 def make_plan(orders: tuple[int, ...], max_nfev: int, side: int) -> Plan:
@@ -176,7 +177,8 @@ def climb(
     spacing = xp.repeat(abs(x), outputs).astype(work) * (float(np.finfo(x.dtype).eps) / 2)
     blur = scaled(2 * spacing, -top, xp)
     choice = _analyse(plan, (flat_rows(values, xp), flat_center, blur, side), eps, given, xp)
-    gap, level = _contradicted(plan, found, top, side, choice, eps, xp)
+    lowest = top + exponent_of(choice.lowest[:, 0], xp) - 1
+    gap, level, hidden = _contradicted(plan, found, top, lowest, side, choice, eps, xp)
     answered = {}
     sign = xp.where(side < 0, -1, 1).astype(work)
     for k, order in enumerate(plan.orders):
@@ -190,6 +192,7 @@ def climb(
         apart = math.factorial(order) * scaled(gap, -level * (order - 1), xp)
         contradicted = (apart > error) & (gap > scaled(choice.error[:, 0], -top, xp))
         error = xp.where(contradicted, xp.maximum(error, _APART * apart), error)
+        error = error + math.factorial(order) * scaled(hidden, -lowest * order, xp)
         # What underflowed is not known to be zero, and what overflowed is not known.
         tiny = float(np.finfo(work).tiny)
         error = xp.where(xp.isfinite(value), xp.maximum(error, tiny), xp.inf)
@@ -199,7 +202,7 @@ def climb(
             value,
             error,
             scaled(here.top.astype(x.dtype), top, xp),
-            here.noisy,
+            xp.where(hidden > 0, 1, here.noisy),
             here.roundings,
             here.level,
             here.jumps,
@@ -207,20 +210,35 @@ def climb(
             smooth,
             broken,
             side,
+            xp.where(hidden > 0, xp.inf, here.local),
         )
         answered[order] = Answer(*(field.reshape(rows, outputs) for field in fields))
     return answered, ladder
 
 
 def _contradicted(
-    plan: Plan, found: Found, top: Any, side: Any, choice: _choose.Choice, eps: float, xp: Any
-) -> tuple[Any, Any]:
-    """How far the scan contradicts a first derivative, and at which exponent; 0 if unknown."""
+    plan: Plan,
+    found: Found,
+    top: Any,
+    lowest: Any,
+    side: Any,
+    choice: _choose.Choice,
+    eps: float,
+    xp: Any,
+) -> tuple[Any, Any, Any]:
+    """How far the scan contradicts a first derivative, at which exponent, and unseen noise.
+
+    Zero where nothing is known.
+    """
     if found.parts is None or plan.orders[0] != 1 or plan.side:
-        return xp.zeros_like(choice.value[:, 0]), 0 * top
+        zero = xp.zeros_like(choice.value[:, 0])
+        return zero, 0 * top, zero
     slope = scaled(choice.value[:, 0], -top, xp)
-    gap, level = _scan.contradiction(found.parts, found.exponents, top, OCTAVES, slope, eps, xp)
-    return xp.where(side == 0, gap, 0), level
+    samples = found.parts, found.exponents
+    gap, level = _scan.contradiction(*samples, top, lowest, slope, eps, xp)
+    noise = _scan.still(*samples, lowest, slope, eps, xp)
+    unseen = xp.where(choice.level[:, 0] < noise / 4, _choose.NOISE_WIDTH * noise, 0)
+    return xp.where(side == 0, gap, 0), level, xp.where(side == 0, unseen, 0)
 
 
 def ladder_points(plan: Plan, x: Any, found: Found, xp: Any) -> Any:

@@ -41,8 +41,8 @@ _MESSAGES = {
     "bar covers it",
     DerivativeStatus.UNRESOLVED: "no step was found at which the function looks smooth and "
     "stands clear of its noise: rely on the bar, not on the value",
-    DerivativeStatus.NOT_DIFFERENTIABLE: "the slope jumps at this point: the value is the mean "
-    "of the two slopes and the bar reaches both",
+    DerivativeStatus.NOT_DIFFERENTIABLE: "the function or its slope jumps at this point: the "
+    "value is the mean of the two slopes and the bar reaches both, infinite where f jumps",
     DerivativeStatus.NONFINITE: "the function itself is NaN or infinite here",
     DerivativeStatus.NOT_ANALYTIC: "the complex step contradicts real differences, so the "
     "function is not analytic here: value and bar are those of real differences",
@@ -96,7 +96,7 @@ def judge(
     status = DerivativeStatus
     value, error = answer.value, answer.error
     finite = xp.isfinite(center) & xp.ones_like(value, dtype=bool)
-    noisy = (answer.noisy > 0.25) & (answer.roundings > _NOTABLE_NOISE)
+    noisy = (answer.noisy > 0.25) & (answer.local > _NOTABLE_NOISE)
     doubtful = (answer.doubt > _DOUBT) & (error > _DOUBT * abs(value))
     code = xp.where(noisy, int(status.NOISY), int(status.CONVERGED))
     code = xp.where(answer.side != 0, int(status.ONE_SIDED), code)

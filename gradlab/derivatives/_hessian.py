@@ -73,7 +73,7 @@ def run(
     error = xp.where(broken, xp.inf, error)
     quality = (choice.noisy, choice.roundings, choice.level, choice.jumps, choice.doubt)
     one_sided = abs(side[first]) + abs(side[second])
-    off = _drive.Answer(value, error, reach, *quality, smooth, broken, one_sided)
+    off = _drive.Answer(value, error, reach, *quality, smooth, broken, one_sided, choice.local)
     return {2: _drive.Answer(*_filled(answer, off, first, second, xp))}
 
 

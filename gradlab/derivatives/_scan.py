@@ -18,10 +18,12 @@ __all__ = [
     "Parts",
     "choose_top",
     "contradiction",
+    "jump",
     "kink",
     "levels",
     "one_sided_parts",
     "split",
+    "still",
 ]
 
 # Below this disagreement two levels are seen as one smooth function, above the second as
@@ -49,6 +51,10 @@ _UNKNOWN_LENGTH = 4
 _ABOVE_ROUNDING = 16.0
 # The highest rung is this many octaves above the estimated length.
 _HEADROOM = 1
+# Two levels that vary by as much as this apart do so by the same amount.
+_SAME = 2.0**-10
+# Jumps below this share of what f varies by are noise, as in `_choose`.
+_JUMP_SHARE = 1e-3
 # Exponents searched: below |x| as far as its own roundings, and around 1.
 _ABOVE, _BELOW_ZERO, _BELOW_SMALL = 36, 44, 36
 
@@ -295,12 +301,30 @@ def kink(parts: Parts, exponents: Any, eps: float, xp: Any) -> Any:
     return _at(both, first, xp) & _at(both, second, xp) & (second > first) & hidden
 
 
-def contradiction(
-    parts: Parts, exponents: Any, top: Any, octaves: int, slope: Any, eps: float, xp: Any
-) -> tuple[Any, Any]:
-    """Tell how far smooth levels outside the ladder contradict its slope, shape (P,).
+def jump(parts: Parts, exponents: Any, top: Any, eps: float, xp: Any) -> Any:
+    """Tell where f itself jumps at the point, shape (P,).
 
-    Below it, a part of f so small beside the others that the scan passed over it; noise does
+    It then varies by the same amount at the two smallest steps, many octaves apart, which
+    noise does not. A jump that is little beside how f varies up to the ladder's top is one of
+    the many of a rounded function, and noise.
+    """
+    varied = abs(parts.odd) + abs(parts.even)
+    inside = xp.isfinite(varied) & (exponents <= top[:, None])
+    swing = xp.max(xp.where(inside, varied, 0), axis=1)
+    varied = varied[:, :2]
+    size = xp.max(parts.size[:, :2], axis=1)
+    same = xp.maximum(_SAME * varied[:, 0], 4 * eps * size)
+    clear = xp.isfinite(size) & (varied[:, 0] > 4 * _ABOVE_ROUNDING * eps * size)
+    clear = clear & (varied[:, 0] > _JUMP_SHARE * swing)
+    return clear & (abs(varied[:, 1] - varied[:, 0]) <= same)
+
+
+def contradiction(
+    parts: Parts, exponents: Any, top: Any, lowest: Any, slope: Any, eps: float, xp: Any
+) -> tuple[Any, Any]:
+    """Tell how far smooth levels outside the chosen run contradict its slope, shape (P,).
+
+    Below its `lowest` exponent, a part of f so small beside the others that the scan passed over it; noise does
     not agree with itself from level to level. Above it, the function itself, if the ladder
     stands between two roundings. Also returns the exponent of the level.
     """
@@ -311,7 +335,7 @@ def contradiction(
     apart = abs(levels[:, 1:] - levels[:, :-1])
     pair = (apart <= _AGREED * gap[:, 1:]) & moved[:, 1:] & moved[:, :-1]
     rounding = 8 * eps * scaled(parts.size, -exponents, xp)
-    below = exponents < (top - octaves)[:, None]
+    below = exponents < lowest[:, None]
     found = pair & below[:, 1:] & (gap > rounding)[:, 1:]
     here = exponents <= top[:, None]
     low = xp.max(xp.where(here & moved, varied, 0), axis=1)[:, None]
@@ -321,3 +345,19 @@ def contradiction(
     gaps = xp.where(found, gap[:, 1:], 0)
     level = xp.argmax(gaps, axis=1)
     return _at(gaps, level, xp), _at(exponents[:, 1:], level, xp)
+
+
+def still(parts: Parts, exponents: Any, lowest: Any, slope: Any, eps: float, xp: Any) -> Any:
+    """Give the noise level of a function that does not move where its slope says so, (P,).
+
+    A rounded function is constant on small steps. Half its quantum is slope times step
+    somewhere between the last level that does not move f and the next one.
+    """
+    known = xp.isfinite(parts.odd) & xp.isfinite(parts.even)
+    rests = (parts.odd == 0) & (parts.even == 0) & known & (exponents < lowest[:, None])
+    expected = scaled(xp.zeros_like(parts.odd) + abs(slope)[:, None], exponents, xp)
+    rests = rests & (expected > _CLEAR * eps * parts.size)
+    gap = exponents[:, 1:] - exponents[:, :-1]
+    gap = xp.concatenate([gap, gap[:, -1:]], axis=1)
+    between = xp.exp2(0.5 * gap - 1).astype(expected.dtype) * expected
+    return xp.max(xp.where(rests, between, 0), axis=1)

@@ -32,8 +32,8 @@ class Found(NamedTuple):
         top: Exponent of the ladder's highest rung at each row, shape (P,).
         side: Side of the samples, 0 for both, shape (P,).
         smooth: Whether a smooth stretch was seen, for each output, shape (P m,).
-        kink: Whether the slope jumps at the point, shape (P m,).
-        jump: Half that jump, shape (P m,).
+        kink: Whether f or its slope jumps at the point, shape (P m,).
+        jump: Half the jump of the slope, infinite where f jumps, shape (P m,).
         parts: Central samples of the scan, fields of shape (P m, K), or None.
         exponents: Their steps, shape (P m, K).
     """
@@ -71,9 +71,10 @@ def search(
     top, smooth, kink, side = _read(near, far, middle, repeated, plan, eps, xp)
     constant = ~xp.any(abs(near - middle[:, None]) > 0, axis=1)
     top, side = _shared(top, constant, side, outputs, x, xp)
-    jump = _half_jump(near, far, middle, repeated, xp)
     parts = _scan.split(near, far, middle[:, None], xp)
-    return Found(top, side, smooth, kink, jump, parts, repeated)
+    jumps = _scan.jump(parts, repeated, xp.repeat(top, outputs), eps, xp)
+    jump = xp.where(jumps, xp.inf, _half_jump(near, far, middle, repeated, xp))
+    return Found(top, side, smooth, kink | jumps, jump, parts, repeated)
 
 
 def _points(x: Any, exponents: Any, side: int, xp: Any) -> Any:
