@@ -405,3 +405,17 @@ class TestTheCommandLine:
     def test_mistakes_are_answered(self, arguments, words, capsys):
         assert main(["check", *arguments]) == 2
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("x", [[1e-25], [0.0, 1e-25], [1e-25, 1.0]])
+def test_entries_of_next_to_nothing_are_moved_far_enough_to_tell(x):
+    x = jnp.array(x)
+    right = check_derivatives(lambda x: jnp.sum(jnp.exp(x) - 1), x)
+    assert right.ok, str(right)
+
+    @jax.custom_jvp
+    def wrong(x):
+        return jnp.sum(jnp.exp(x) - 1)
+
+    wrong.defjvp(lambda primals, tangents: (wrong(*primals), 1.5 * jnp.sum(tangents[0])))
+    assert not check_derivatives(wrong, x).ok

@@ -68,6 +68,12 @@ def along(
     x, shape (K,).
     """
     first = _climb(sample, lines, x, center, eps, orders, _REACH)
+    tiny = np.flatnonzero(np.all(first.flat, axis=1) & (_sizes(lines) < eps))
+    if len(tiny):
+        # Entries of next to nothing, moved by as little, leave f as it is: move them by 1.
+        sizes = _sizes(lines)[tiny]
+        again = [lines[p] / size for p, size in zip(tiny, sizes, strict=True)]
+        _replace(first, tiny, _climb(sample, again, x, center, eps, orders, _REACH), sizes)
     worst = np.max(np.stack([first.doubt[o] for o in orders]), axis=(0, 2))
     poor = np.flatnonzero(~(worst <= eps**_POOR))
     if len(poor):
@@ -79,6 +85,29 @@ def along(
         above = _climb(sample, again, x, center, eps, orders, _REACH, _BENEATH)
         _reconcile(first, above, beneath)
     return first
+
+
+def _sizes(lines: list[np.ndarray]) -> np.ndarray:
+    """Return powers of two: the largest entries of the directions."""
+    return np.array([2.0 ** np.floor(np.log2(np.max(np.abs(d)) or 1.0)) for d in lines])
+
+
+def _replace(slopes: Slopes, rows: np.ndarray, second: Slopes, sizes: np.ndarray) -> None:
+    """Take all from the ladders of directions that were divided by `sizes`."""
+    for order, value in slopes.value.items():
+        back = sizes[:, None] ** order
+        value[rows] = second.value[order] * back
+        slopes.error[order][rows] = second.error[order] * back
+        slopes.doubt[order][rows] = second.doubt[order]
+    for mine, other in (
+        (slopes.flat, second.flat),
+        (slopes.kink, second.kink),
+        (slopes.noise, second.noise),
+        (slopes.step, second.step / sizes[:, None]),
+    ):
+        mine[rows] = other
+    for row, (steps, values), size in zip(rows, second.samples, sizes, strict=True):
+        slopes.samples[row] = (steps / size, values)
 
 
 def _reconcile(slopes: Slopes, above: Slopes, rows: np.ndarray) -> None:
@@ -141,8 +170,8 @@ def _climb(
         {o: np.where(np.isnan(answers[o].error), np.inf, answers[o].error) for o in orders},
         {o: np.array(answers[o].doubt) for o in orders},
         np.stack([_flat(steps, values, eps) for steps, values in samples]),
-        first.kink,
-        first.roundings,
+        np.array(first.kink),
+        np.array(first.roundings),
         np.array(first.step),
         samples,
     )

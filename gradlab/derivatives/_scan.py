@@ -324,9 +324,10 @@ def contradiction(
 ) -> tuple[Any, Any]:
     """Tell how far smooth levels outside the chosen run contradict its slope, shape (P,).
 
-    Below its `lowest` exponent, a part of f so small beside the others that the scan passed over it; noise does
-    not agree with itself from level to level. Above it, the function itself, if the ladder
-    stands between two roundings. Also returns the exponent of the level.
+    Below its `lowest` exponent, a part of f so small beside the others that the scan passed
+    over it; noise does not agree with itself from level to level. Above the ladder, the
+    function itself, if that stands between two roundings. Also returns the exponent of the
+    level.
     """
     levels = scaled(parts.odd, -exponents, xp)
     varied = abs(parts.odd) + abs(parts.even)
