@@ -8,10 +8,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from gradlab._json import read_json
 
 ROOT = Path(__file__).parents[1]
+
+
+def slowly(first, *others, quick=()):
+    """Parameters of a test: the first, and those named, always; others with the slow tests.
+
+    A tuple among the others is one value for each of the test's parameters.
+    """
+
+    def later(value):
+        values = value if isinstance(value, tuple) else (value,)
+        return pytest.param(*values, marks=pytest.mark.slow)
+
+    return [first, *(value if value in quick else later(value) for value in others)]
 
 
 def assert_close(actual, expected, *, factor=100.0, scale=None):

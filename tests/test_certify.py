@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import slowly
 
 import gradlab as gl
 from gradlab import _certify
@@ -211,11 +212,7 @@ def test_runs_that_end_in_a_valley_or_on_a_saddle_claim_no_success(name, scale, 
 
 @pytest.mark.parametrize(
     ("name", "options", "scale"),
-    [
-        ("chebyquad", {"n": 8}, 10),
-        ("osborne_1", {}, 1),
-        ("box_3d", {}, 100),
-    ],
+    slowly(("osborne_1", {}, 1), ("chebyquad", {"n": 8}, 10), ("box_3d", {}, 100)),
 )
 def test_float32_runs_from_far_claim_no_success_short_of_the_minimum(name, options, scale):
     # From so far that the first gradient is 10²⁰ times the last, or where the method's own

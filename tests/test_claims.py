@@ -4,15 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import slowly
 
 import gradlab as gl
 from gradlab import Status
-
-
-def slowly(*methods):
-    """The first method always, the others with the slow tests."""
-    return [methods[0], *(pytest.param(name, marks=pytest.mark.slow) for name in methods[1:])]
-
 
 GRADIENT_ONLY = ["lbfgs", "bfgs", "nonlinear_cg"]
 DENSE = ["newton", "cubic_newton", "regularized_newton", "saddle_free_newton", "damped_newton"]

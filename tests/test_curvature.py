@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from jax.flatten_util import ravel_pytree
-from support import assert_close
+from support import assert_close, slowly
 
 from gradlab.derivatives import curvature
 from gradlab.derivatives.curvature._intervals import interval, student
@@ -278,6 +278,34 @@ def test_deflation_pays_where_eigenvalues_decay():
 TRACES = ("hutch++", "hutchinson", "xtrace")
 
 
+def test_curvature_along_a_run_is_compiled_once():
+    traces = []
+
+    def loss(x):
+        traces.append(None)
+        return jnp.sum(x**4) + x[0] * x[-1]
+
+    @jax.jit
+    def sharpness(x):
+        product = curvature.hessian_vp(loss, x)
+        pairs = curvature.top_eigenpairs(product, x)
+        density = curvature.spectrum(
+            product, x, key=jax.random.key(0), num_probes=2, num_steps=4
+        )
+        trace = curvature.trace(product, x, key=jax.random.key(0), num_products=8)
+        return pairs.values[0], density.nodes, trace.value
+
+    x = jnp.arange(1.0, 31.0)
+    first = sharpness(x)
+    made = len(traces)
+    for shift in (0.5, 1.0):
+        top = sharpness(x + shift)[0]
+        exact = jnp.linalg.eigvalsh(jax.hessian(loss)(x + shift))[-1]
+        np.testing.assert_allclose(top, exact, rtol=1e-9)
+    assert len(traces) == made + 2  # those of jax.hessian
+    assert np.all(np.isfinite(first[1]))
+
+
 def test_identity_is_estimated_without_error():
     x = jnp.zeros(200)
     for method in TRACES:
@@ -337,7 +365,7 @@ def test_terms_of_the_trace_are_those_of_matfree(random):
     assert_close(found, peer, factor=1e3)
 
 
-@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("name", slowly(*SPECTRA, quick=("indefinite",)))
 def test_variance_of_dependent_terms_is_estimated_without_bias(name):
     d = jnp.asarray(SPECTRA[name])
     operator = flat_operator(lambda v: d * v, d)

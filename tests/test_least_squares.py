@@ -7,7 +7,7 @@ import optax
 import pytest
 import scipy.optimize
 import scipy.stats
-from support import assert_close
+from support import assert_close, slowly
 
 import gradlab as gl
 from gradlab.fit import student_quantile
@@ -335,7 +335,9 @@ def test_weights_act_as_repeated_observations():
     assert fit.degrees_of_freedom == 8
 
 
-@pytest.mark.parametrize("method", ["levenberg_marquardt", "newton", "gauss_newton", "dogleg"])
+@pytest.mark.parametrize(
+    "method", slowly("levenberg_marquardt", "newton", "gauss_newton", "dogleg")
+)
 def test_an_answer_on_its_bounds_is_a_success(method):
     t = jnp.linspace(0, 3, 15)
     y = 2 * jnp.exp(-0.8 * t) + 0.3

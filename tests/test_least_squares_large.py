@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
-from support import assert_close, follow
+from support import assert_close, follow, slowly
 
 import gradlab as gl
 from gradlab.least_squares import least_squares
@@ -44,7 +44,7 @@ def test_by_products_the_answer_is_that_of_the_dense_method():
     assert "parameters=3" in repr(fit)
 
 
-@pytest.mark.parametrize("loss", ["huber", "soft_l1", "cauchy", "arctan"])
+@pytest.mark.parametrize("loss", slowly("huber", "soft_l1", "cauchy", "arctan"))
 def test_robust_losses_and_weights_go_by_products_too(loss):
     weights = np.linspace(0.5, 2, 25)
     options = {"loss": loss, "loss_scale": 0.05, "weights": weights}

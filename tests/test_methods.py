@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import assert_close
+from support import assert_close, slowly
 
 import gradlab as gl
 from gradlab._tree import after
@@ -32,6 +32,9 @@ def start(dtype):
     return {"w": jnp.array([0.0, 2.5], dtype), "b": jnp.asarray(0.5, dtype)}
 
 
+# Of each kind of loop: by gradients, by curvature dense and by products, by a search.
+ONE_OF_EACH_KIND = ("adam", "newton", "newton_cg", "lbfgs", "adahessian", "barzilai_borwein")
+
 # --- the battery ------------------------------------------------------------------------
 
 
@@ -53,7 +56,7 @@ def assert_near_the_minimiser(name, x):
     assert abs(x["b"] + 0.5) < near
 
 
-@pytest.mark.parametrize("name", gl.methods())
+@pytest.mark.parametrize("name", slowly(*gl.methods(), quick=ONE_OF_EACH_KIND))
 def test_each_method_keeps_float32_under_jit_and_vmap_and_stays_at_a_minimiser(name):
     method, minimiser = tuned(name), {"w": jnp.ones(2), "b": -0.5 * jnp.ones(())}
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from support import assert_close
+from support import assert_close, slowly
 
 import gradlab as gl
 from gradlab.result import Status
@@ -69,7 +69,7 @@ def test_every_loop_makes_the_same_run_to_the_bit(name):
         assert_same_run(other, reference, factor=0.0)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", slowly(*METHODS, quick=("newton", "newton_cg")))
 def test_a_run_inside_jit_and_vmap_is_the_run_from_python(name):
     reference = run_of(name)
 

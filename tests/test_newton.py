@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import brentq
-from support import assert_close
+from support import assert_close, slowly
 
 import gradlab as gl
 from gradlab.optimizers import _trust_region
@@ -136,7 +136,7 @@ def test_a_quadratic_is_solved_in_one_step_wherever_it_starts():
 
 @pytest.mark.parametrize(
     ("name", "scale"),
-    [("wood", 100), ("box_3d", 100), ("freudenstein_roth", 10), ("osborne_1", 100)],
+    slowly(("wood", 100), ("box_3d", 100), ("freudenstein_roth", 10), ("osborne_1", 100)),
 )
 def test_float32_far_away_ends_with_six_digits_of_every_variable(name, scale):
     """The gradient at the start is 1e10 times the last: being small beside it says nothing.

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import assert_close
+from support import assert_close, slowly
 
 import gradlab as gl
 
@@ -88,7 +88,7 @@ def test_a_loss_times_any_constant_takes_the_same_steps(name, factor):
     assert abs(int(ours.nit) - int(other.nit)) <= 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slowly("diagonal", "lbfgs"))
 def test_batched_runs_are_the_single_ones(name):
     problem = gl.problems.get("rosenbrock", n=2)
     method = gl.newton_cg(preconditioner=name)

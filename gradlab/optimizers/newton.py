@@ -49,11 +49,13 @@ def newton(*, noise: Number | None = None) -> optax.GradientTransformationExtraA
     times as stiff as others are measured in units of their own, so that rounding in the one
     does not hide the others.
 
-    As an optax transformation it comes last in a chain, and its `update` needs `value`,
-    `grad` and `value_fn`, as `optax.lbfgs` does. A zero update means that no better point
-    was found (`state.failed`); `state.decrement` says how much the model still promised, and
-    `state.curvature` the least curvature: exact at the first step and wherever eigenvalues
-    were needed, else by an inverse iteration a step, which errs by the square of an angle.
+    As an optax transformation it comes last in a chain, and its `update` needs `value`, `grad`
+    and `value_fn`, as `optax.lbfgs` does. It goes by these alone: what links before it make of
+    the gradient (weight decay, a mask, batches added up) belongs into the loss. A zero update
+    means that no better point was found (`state.failed`); `state.decrement` says how much the
+    model still promised, and `state.curvature` the least curvature: exact at the first step and
+    wherever eigenvalues were needed, else by an inverse iteration a step, which errs by the
+    square of an angle.
 
     Cost: one dense Hessian (2n gradient equivalents) an accepted step, one loss and three
     gradients a trial step.

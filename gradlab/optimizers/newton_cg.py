@@ -44,14 +44,15 @@ def newton_cg(
     where the model is lower. A step that does not reduce the loss is shortened without new
     products (Nocedal & Yuan 1998). No matrix and no flat copy of the parameters is made.
 
-    As an optax transformation it comes last in a chain, and its `update` needs `value`,
-    `grad` and `value_fn`, as `optax.lbfgs` does. A zero update means that no better point
-    was found (`state.failed`); `state.decrement` says how much the model still promised.
-    With `at_rest=True` an update takes the point for stationary and looks for negative
-    curvature only, along a direction the gradient knows nothing of: conjugate gradients
-    cannot leave the space that the gradient spans, so by themselves they take a saddle
-    reached along its valley for a minimum. Where the last step has met positive curvature
-    in as many directions as there are variables, there is nothing to look for.
+    As an optax transformation it comes last in a chain, and its `update` needs `value`, `grad`
+    and `value_fn`, as `optax.lbfgs` does. It goes by these alone: what links before it make of
+    the gradient (weight decay, a mask, batches added up) belongs into the loss. A zero update
+    means that no better point was found (`state.failed`); `state.decrement` says how much the
+    model still promised. With `at_rest=True` an update takes the point for stationary and looks
+    for negative curvature only, along a direction the gradient knows nothing of: conjugate
+    gradients cannot leave the space that the gradient spans, so by themselves they take a
+    saddle reached along its valley for a minimum. Where the last step has met positive
+    curvature in as many directions as there are variables, there is nothing to look for.
 
     A preconditioner is an approximation of the inverse Hessian that leaves fewer products to
     be made. `"lbfgs"` is BFGS's, from the last 8 pairs of a direction and the product with

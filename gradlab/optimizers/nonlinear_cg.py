@@ -45,9 +45,10 @@ def nonlinear_cg(*, noise: Number | None = None) -> optax.GradientTransformation
     step before. Where no step along the direction is acceptable the gradient is followed.
     It keeps one vector, and no flat copy of the parameters is made.
 
-    As an optax transformation it comes last in a chain, and its `update` needs `value`,
-    `grad` and `value_fn`, as `optax.lbfgs` does. A zero update means that no better point
-    was found (`state.failed`).
+    As an optax transformation it comes last in a chain, and its `update` needs `value`, `grad`
+    and `value_fn`, as `optax.lbfgs` does. It goes by these alone: what links before it make of
+    the gradient (weight decay, a mask, batches added up) belongs into the loss. A zero update
+    means that no better point was found (`state.failed`).
 
     Cost: one loss and one gradient a trial step, about two trials a step.
 
@@ -128,9 +129,10 @@ def barzilai_borwein(
     values, and shortened otherwise (Zhang & Hager 2004). Where no curvature was met the step
     is ten times the last one. It keeps no vector at all.
 
-    As an optax transformation it comes last in a chain, and its `update` needs `value`,
-    `grad` and `value_fn`, as `optax.lbfgs` does. A zero update means that no better point
-    was found (`state.failed`).
+    As an optax transformation it comes last in a chain, and its `update` needs `value`, `grad`
+    and `value_fn`, as `optax.lbfgs` does. It goes by these alone: what links before it make of
+    the gradient (weight decay, a mask, batches added up) belongs into the loss. A zero update
+    means that no better point was found (`state.failed`).
 
     Cost: one loss and one gradient a trial step, most often one trial a step.
 

@@ -36,9 +36,10 @@ def bfgs(*, noise: Number | None = None) -> optax.GradientTransformationExtraArg
     above the rounding of the gradients. Where no step along the direction is acceptable,
     H is forgotten and the gradient is followed instead.
 
-    As an optax transformation it comes last in a chain, and its `update` needs `value`,
-    `grad` and `value_fn`, as `optax.lbfgs` does. A zero update means that no better point
-    was found (`state.failed`).
+    As an optax transformation it comes last in a chain, and its `update` needs `value`, `grad`
+    and `value_fn`, as `optax.lbfgs` does. It goes by these alone: what links before it make of
+    the gradient (weight decay, a mask, batches added up) belongs into the loss. A zero update
+    means that no better point was found (`state.failed`).
 
     Cost: one loss and one gradient a trial step, most often one trial a step; beside them
     about 5n² multiplications, and n² numbers kept.
@@ -123,9 +124,10 @@ def lbfgs(
     acceptable, the pairs are forgotten and the gradient is followed instead. No flat copy
     of the parameters is made.
 
-    As an optax transformation it comes last in a chain, and its `update` needs `value`,
-    `grad` and `value_fn`, as `optax.lbfgs` does. A zero update means that no better point
-    was found (`state.failed`).
+    As an optax transformation it comes last in a chain, and its `update` needs `value`, `grad`
+    and `value_fn`, as `optax.lbfgs` does. It goes by these alone: what links before it make of
+    the gradient (weight decay, a mask, batches added up) belongs into the loss. A zero update
+    means that no better point was found (`state.failed`).
 
     Cost: one loss and one gradient a trial step, most often one trial a step; beside them
     about 6·memory·n multiplications, and 2·memory·n numbers kept.

@@ -5,6 +5,13 @@ Hessian (`hessian_vp`), the generalised Gauss-Newton matrix (`ggn_vp`) or the Fi
 (`fisher_vp`). Every other function takes such a product. What is estimated from random
 vectors comes with an interval that holds the truth in 95 % of the draws.
 
+A product made anew is compiled anew, in seconds, and JAX keeps the code. To watch curvature
+along a run, make the product inside of one compiled function:
+
+    @jax.jit
+    def sharpness(params):
+        return top_eigenpairs(hessian_vp(loss, params), params).values[0]
+
 Other functions of the matrix are matfree's (extra `curvature`), which takes a product as its
 `matvec`. The log-determinant of A + I, for one, by stochastic Lanczos quadrature:
 
