@@ -720,3 +720,13 @@ def test_jacobian_and_derivative_refuse_what_they_cannot_hold():
         finite.grad(jnp.sum, argnums=2)(jnp.ones(2))
     with pytest.raises(ValueError, match=r"GB.*newton_cg"):
         finite.hessian(jnp.sum)(jnp.ones(10**6))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("small", [0.0, 1.0, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8])
+def test_hessian_keeps_a_quarter_of_the_digits_beside_a_small_entry(dtype, small):
+    f = lambda x: jnp.sum(jnp.cosh(x - 0.5)) + x[0] * x[1]  # noqa: E731
+    x = jnp.array([small, 1.0], dtype)
+    exact = jax.hessian(f)(x)
+    off = jnp.max(jnp.abs(finite.hessian(f)(x) - exact)) / jnp.max(jnp.abs(exact))
+    assert off < 8 * jnp.finfo(dtype).eps ** 0.25

@@ -160,7 +160,8 @@ def natural_steps(
     def leaf_steps(dtype: Any, piece: AnyArray) -> Array:
         eps = max(eps_of(dtype), out_eps)
         power = None if elementwise else accuracy / (order + accuracy)
-        h = power_of_two(relative_step(eps, order, accuracy) * leaf_scale(piece, eps, power))
+        scale = leaf_scale(piece, eps, power, order)
+        h = power_of_two(relative_step(eps, order, accuracy) * scale)
         return jnp.maximum(h, smallest_step(h.dtype))
 
     return layout.map_leaves(leaf_steps, x)
@@ -171,16 +172,16 @@ def smallest_step(dtype: Any) -> float:
     return _SMALLEST_STEP * float(jnp.finfo(dtype).smallest_normal)
 
 
-def leaf_scale(piece: AnyArray, eps: float, power: float | None) -> Array:
+def leaf_scale(piece: AnyArray, eps: float, power: float | None, order: int = 1) -> Array:
     r"""Return the positive scale of each entry of one leaf.
 
     An entry at a fraction r of the largest, M, of its leaf may have a scale of its own, r M,
     or share that of its neighbours and pass through zero. A step for the scale $r^q M$ costs
     $-q \log r$ digits to rounding per order m of the derivative in the second case, and
     $-(1 - q) \log r$ digits to truncation per order p of the accuracy in the first:
-    $q = p / (m + p)$ makes the worst of both the least. Fractions below sqrt(eps) count as
-    that, which keeps half the digits either way; an entry that is exactly 0 has the scale M,
-    and 1 in a leaf of zeros.
+    $q = p / (m + p)$ makes the worst of both the least. Fractions below eps^(1/2m) count as
+    that, which keeps half of the derivative's digits in the second case; an entry that is
+    exactly 0 has the scale M, and 1 in a leaf of zeros.
 
     Entries of an `elementwise` function (`power` None) are points of their own: their scale
     is their size, except for a zero up to the rounding of its neighbours.
@@ -194,7 +195,7 @@ def leaf_scale(piece: AnyArray, eps: float, power: float | None) -> Array:
     ratio = usable / largest
     if power is None:
         return jnp.where(ratio > eps, usable, largest)
-    shrunk = jnp.maximum(ratio, eps**0.5) ** power
+    shrunk = jnp.maximum(ratio, eps ** (0.5 / order)) ** power
     return largest * jnp.where(usable > 0, shrunk, 1.0)
 
 

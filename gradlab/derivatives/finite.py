@@ -285,8 +285,9 @@ def hessian(
     The diagonal is the second difference $S_i$ along each axis over $h_i^2$, the rest the
     polarisation $(S_{ij} - S_i - S_j) / (2 h_i h_j)$, where $S_{ij}$ runs along
     $h_i e_i + h_j e_j$: symmetric by construction, with an error of order `accuracy`, and
-    about half the digits of f. The complex scheme takes central differences of the
-    complex-step gradient.
+    about half the digits of f, and half of those where the entries of a leaf differ widely in
+    size, for whether f changes on the scale of each is not known. The complex scheme takes
+    central differences of the complex-step gradient.
 
     Args:
         f: Function (params, *args) to a real scalar.

@@ -198,14 +198,13 @@ def _ratio(
     most, least = largest + above + rounding, jnp.maximum(smallest - bar, 0)
     value, upper = _over(largest, smallest), _over(most, least)
     lower = jnp.maximum(largest - rounding, 0) / jnp.maximum(smallest + bar, rounding)
-    lower = jnp.where(largest > 0, jnp.maximum(lower, 1), jnp.nan)
+    lower = jnp.where(largest > 0, jnp.maximum(lower, 1), 1)
     return ConditionNumber(value, jnp.minimum(lower, value), upper, largest, smallest, made)
 
 
 def _over(a: Array, b: Array) -> Array:
-    """Divide, to infinity where b is zero, to NaN where both are."""
-    ratio = a / jnp.where(b > 0, b, 1)
-    return jnp.where(b > 0, ratio, jnp.where(a > 0, jnp.inf, jnp.nan))
+    """Divide, to infinity where b is zero: of a singular matrix, the zero matrix too."""
+    return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), jnp.inf)
 
 
 def _restarting(
