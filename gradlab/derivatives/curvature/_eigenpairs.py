@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from gradlab._checks import check_positive
 from gradlab._errors import check_choice
+from gradlab._tree import norm
 from gradlab._typing import Array, Count, Name, Number, Params, PyTree
 from gradlab.derivatives._leaves import eps_of
 from gradlab.derivatives.curvature._krylov import extended, restarted, started
@@ -179,8 +180,8 @@ def condition_number(product: Product, x: Params, *, key: Any = None) -> Conditi
     )
     # Of the vector found: |λ| and its bar from A², whose residual is r: |λ² − ρ²| ≤ r.
     image = operator.apply(vectors[0])
-    rho = jnp.linalg.norm(image)
-    residual = jnp.linalg.norm(operator.apply(image) - rho**2 * vectors[0])
+    rho = norm(image)
+    residual = norm(operator.apply(image) - rho**2 * vectors[0])
     bar = rho - jnp.sqrt(jnp.maximum(rho**2 - residual, 0))
     definite = lows[0] - low_errors[0] > 0
     smallest = jnp.where(definite, jnp.abs(lows[0]), rho)
@@ -241,9 +242,9 @@ def _restarting(
     values, vectors, _, _ = ritz(krylov)
     exact = jax.lax.Precision.HIGHEST
     found = jnp.matmul(vectors[:, :k].T, krylov.basis[:steps], precision=exact)
-    found = found / jnp.linalg.norm(found, axis=1, keepdims=True)
+    found = found / jax.vmap(norm)(found)[:, None]
     # The residual itself, not its estimate, is what the bar promises.
-    errors = jnp.linalg.norm(operator.images(found) - values[:k, None] * found, axis=1)
+    errors = jax.vmap(norm)(operator.images(found) - values[:k, None] * found)
     return values[:k], found, errors, steps + (restarts - 1) * (steps - kept) + k
 
 

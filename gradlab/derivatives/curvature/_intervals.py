@@ -41,12 +41,18 @@ def exactly(value: PyTree, num_products: int) -> CurvatureEstimate:
     return CurvatureEstimate(value, value, value, num_products)
 
 
-def interval(samples: Array, covariance: Array | float = 0.0) -> tuple[Array, Array, Array]:
+def largest_or_one(samples: Array, axis: int | None = None) -> Array:
+    """Return the largest absolute value, or 1: a unit whose squares are numbers."""
+    size = jnp.max(jnp.abs(samples), axis=axis)
+    return jnp.where(size > 0, size, 1)
+
+
+def interval(samples: Array, common: Array | float = 0.0) -> tuple[Array, Array, Array]:
     r"""Return mean and ends of the interval for means along the first axis, of length k ≥ 2.
 
-    Samples that depend on each other come with an estimate of the covariance of two of them;
-    one below zero counts as zero, so that the interval is never shorter than of independent
-    ones.
+    Samples that depend on each other come with the root of an estimate of the covariance of
+    two of them, `common`; one below zero counts as zero, so that the interval is never
+    shorter than of independent ones.
 
     Quadratic forms are skewed, like χ², and Student's interval then holds too seldom. Hall's
     transformation of $W = (\bar s - \mu) / \sigma$ removes the skewness γ,
@@ -62,13 +68,16 @@ def interval(samples: Array, covariance: Array | float = 0.0) -> tuple[Array, Ar
     k = samples.shape[0]
     mean = jnp.mean(samples, axis=0)
     away = samples - mean[None]
+    unit = largest_or_one(away, axis=0)
+    away = away / unit[None]
     variance = jnp.mean(away**2, axis=0)
     spread = jnp.where(variance > 0, variance, 1)
     skewness = jnp.mean(away**3, axis=0) / spread**1.5
     if k > 2:
         skewness = skewness * (k**2 / ((k - 1) * (k - 2)))
     skewness = jnp.clip(skewness, -_MOST_SKEWED, _MOST_SKEWED) * min(1, k / _MANY)
-    deviation = jnp.sqrt(variance * (k / (k - 1)) + k * jnp.maximum(covariance, 0))
+    common = jnp.maximum(common, 0) / unit
+    deviation = unit * jnp.sqrt(variance * (k / (k - 1)) + k * common**2)
     quantile = student(k - 1) / math.sqrt(k)
     ends = [mean - deviation * _untransformed(q, skewness, k) for q in (quantile, -quantile)]
     return mean, ends[0], ends[1]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gradlab._tree import norm
 from gradlab._typing import Array
 
 __all__ = ["Krylov", "extended", "lanczos", "restarted", "started"]
@@ -32,7 +33,7 @@ class Krylov(NamedTuple):
 def started(start: Array, num_steps: int) -> Krylov:
     """Begin with one vector, normalised."""
     m, dtype = num_steps, start.dtype
-    basis = jnp.zeros((m + 1, start.size), dtype).at[0].set(start / jnp.linalg.norm(start))
+    basis = jnp.zeros((m + 1, start.size), dtype).at[0].set(start / norm(start))
     zero = jnp.zeros((), dtype)
     return Krylov(basis, jnp.zeros((m, m), dtype), zero, zero)
 
@@ -55,14 +56,14 @@ def extended(
         w, parts = _orthogonal(basis, w)
         w, more = _orthogonal(basis, w)
         parts = (parts + more)[:steps]
-        beta = jnp.linalg.norm(w)
+        beta = norm(w)
         size = jnp.maximum(size, jnp.max(jnp.abs(parts)) + beta)
         alive = (beta > n * eps * size) & (j + 1 < n)
 
         def fresh() -> Array:
             v = jax.random.normal(jax.random.fold_in(key, j), w.shape, w.dtype)
             v = _orthogonal(basis, _orthogonal(basis, v)[0])[0]
-            length = jnp.linalg.norm(v)
+            length = norm(v)
             return jnp.where(length > 0, v / jnp.where(length > 0, length, 1), 0)
 
         following = jax.lax.cond(alive, lambda: w / jnp.where(alive, beta, 1), fresh)

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from gradlab._tree import after
 from gradlab._typing import Array
+from gradlab.derivatives.curvature._intervals import largest_or_one
 from gradlab.derivatives.curvature._operator import Operator
 
 __all__ = ["xdiag_terms", "xtrace_terms"]
@@ -61,7 +62,7 @@ class _Sketch(NamedTuple):
 
 
 def xtrace_terms(operator: Operator, vectors: Array) -> tuple[Array, Array]:
-    """Return the terms of XTrace for vectors on the sphere, and the covariance of two.
+    """Return the terms of XTrace for vectors on the sphere, and what two have in common.
 
     What is left of ωᵢ beyond its basis is scaled to the length it has on average: a fixed
     length leaves less variance.
@@ -83,7 +84,7 @@ def xtrace_terms(operator: Operator, vectors: Array) -> tuple[Array, Array]:
 
 
 def xdiag_terms(operator: Operator, vectors: Array) -> tuple[Array, Array]:
-    """Return the terms of XDiag for vectors of signs, shape (k, n), and covariances, (n,).
+    """Return the terms of XDiag for vectors of signs, shape (k, n), and the same, (n,).
 
     The part of A along Q is taken on both sides, A − (I − QQᵀ) A (I − QQᵀ), which leaves
     less to the test vectors than QQᵀA does.
@@ -116,18 +117,23 @@ def xdiag_terms(operator: Operator, vectors: Array) -> tuple[Array, Array]:
         return _terms(jnp.where(found.captured, exact, left_out))
 
     rows = (found.vectors.T, found.images.T, found.basis.T, found.basis_images.T)
-    terms, covariance = jax.lax.map(
+    terms, common = jax.lax.map(
         entry, rows, batch_size=min(operator.n, max(1, _PAIRS_HELD // k**2))
     )
-    return terms.T, covariance
+    return terms.T, common
 
 
 def _terms(left_out: Array) -> tuple[Array, Array]:
-    """Return the terms and their covariance, from t_{i∖j} with tᵢ on the diagonal."""
+    """Return the terms, from t_{i∖j} with tᵢ on the diagonal, and what they have in common.
+
+    The latter is √C, or -√-C, so that no square over- or underflows.
+    """
     k = len(left_out)
     terms = jnp.diag(left_out)
     shift = terms[:, None] - left_out
-    return terms, jnp.sum(shift * shift.T) / (k * (k - 1))
+    unit = largest_or_one(shift)
+    covariance = jnp.sum(shift / unit * (shift.T / unit)) / (k * (k - 1))
+    return terms, unit * jnp.sign(covariance) * jnp.sqrt(jnp.abs(covariance))
 
 
 def _sketch(operator: Operator, vectors: Array) -> _Sketch:
@@ -143,7 +149,8 @@ def _sketch(operator: Operator, vectors: Array) -> _Sketch:
     rounding = operator.n * jnp.finfo(operator.dtype).eps * jnp.max(sizes)
     captured = jnp.min(sizes) <= rounding
     eye = jnp.eye(k, dtype=operator.dtype)
-    one, two = _directions_lost(jnp.where(captured, eye, after(columns, factor)))
+    scaled = after(columns, factor) / largest_or_one(factor)  # directions know no unit
+    one, two = _directions_lost(jnp.where(captured, eye, scaled))
     along = _exact("in,jn->ij", vectors, basis)
     along = along - jnp.sum(along * one, axis=1, keepdims=True) * one
     parts = along[:, None, :] - _exact("ik,ijk->ij", along, two)[:, :, None] * two
