@@ -602,3 +602,10 @@ def test_a_jump_at_the_point_has_no_derivative(dtype, x):
     assert estimate.error == np.inf
     above = adaptive.derivative(f, side=1)(dtype(x))
     assert abs(above.value - 1) <= above.error < 1e-2
+
+
+def test_a_jump_of_a_thousandth_of_a_thousandth_is_noise():
+    f = lambda t: np.sin(t) + np.where(np.asarray(t) >= 1, 1e-6, 0)  # noqa: E731
+    estimate = adaptive.derivative(f, scheme="real")(1.0)
+    assert estimate.status != DerivativeStatus.NOT_DIFFERENTIABLE
+    assert abs(estimate.value - np.cos(1)) <= estimate.error < 1e-2

@@ -165,6 +165,15 @@ def test_parameters_and_outputs_of_any_units_are_found_in_float32(n):
     np.testing.assert_allclose(J(x).todense(), expected, rtol=1e-5)
 
 
+def test_every_other_parameter_in_units_ten_million_times_smaller_is_found():
+    units = jnp.where(jnp.arange(200) % 2 == 0, 1e7, 1.0).astype("float32")
+    f = lambda x: jnp.sin(units[1:] * x[1:]) + units[:-1] * x[:-1]  # noqa: E731
+    x = at(200, "float32") / units
+    J = sparse.jacobian(f, x)
+    assert J.nnz == 398
+    np.testing.assert_allclose(J(x).todense(), jax.jacobian(f)(x), rtol=1e-6)
+
+
 def test_two_parameters_ten_million_apart_are_found_in_float32():
     t = jnp.linspace(0.1, 1, 12, dtype="float32")
     x = jnp.array([1e-7, 1.0], "float32")
@@ -185,6 +194,13 @@ def test_entries_beyond_the_pattern_raise_beside_a_large_row_and_one_that_is_nan
     with pytest.raises(ValueError, match="entries at this x that were zero"):
         J(there)
     assert np.all(np.isnan(jax.jit(J.values)(there)))
+
+
+def test_an_entry_beyond_the_pattern_raises_beside_a_parameter_in_other_units():
+    f = lambda x: _off_then_on(x, lambda x: 1e7 * x).at[1:].add(x[1:])  # noqa: E731
+    J = sparse.jacobian(f, jnp.ones(20, "float32"))
+    with pytest.raises(ValueError, match="entries at this x that were zero"):
+        J(jnp.full(20, 3.5, "float32"))
 
 
 def test_small_entries_beside_large_ones_are_found():
