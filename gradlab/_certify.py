@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from gradlab._certify_kind import LENGTHS, Curvature, Facts, Side, any_of, kind_of
 from gradlab._checks import check_callable, check_params, check_positive, scalar_loss
+from gradlab._equal_programs import computed
 from gradlab._tree import (
     add_scaled,
     after,
@@ -110,8 +111,8 @@ def certify(
         raise TypeError(f"`args` must be a tuple, got {type(args).__name__}. Write (data,).")
     noise, length = check_positive("noise", noise), check_positive("length", length)
     value, x = scalar_loss(loss, False), check_params(x)
-    look = jax.jit(functools.partial(examine, lambda x: value(x, *args)[0]))
-    return look(x, noise, norm(x) if length is None else length)
+    look = functools.partial(examine, lambda x: value(x, *args)[0])
+    return computed(look, x, noise, norm(x) if length is None else length)
 
 
 def examine(

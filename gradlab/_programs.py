@@ -18,7 +18,7 @@ from gradlab import _engine as engine
 from gradlab._bounds import within
 from gradlab._layout import OfVector
 from gradlab._numbers import Problem
-from gradlab._tree import norm
+from gradlab._tree import any_tracer, norm
 from gradlab._typing import Params
 
 __all__ = [
@@ -172,23 +172,18 @@ def prepare(functions: Functions, kind: Any, problem: Problem, x0: Params, state
     if kind in functions.compiled_for:
         return True
     carry, program = traced(functions.begin, problem, x0, state)
-    if _any_tracer(program.consts):
+    if any_tracer(program.consts):
         return False
     begin, advance = functions.begin.lower(problem, x0, state), functions.loop(carry)
     with ThreadPoolExecutor(1) as pool:
         compiling = pool.submit(begin.compile)
         _, program = traced(advance, problem, carry, np.int32(0))
-        if _any_tracer(program.consts):
+        if any_tracer(program.consts):
             return False
         advance.lower(problem, carry, np.int32(0)).compile()
         compiling.result()
     functions.compiled_for.add(kind)
     return True
-
-
-def _any_tracer(values: list[Any]) -> bool:
-    """Whether a program closes over what somebody else is tracing."""
-    return any(isinstance(value, jax.core.Tracer) for value in values)
 
 
 def traced(function: Any, *args: Any) -> tuple[Any, Any]:

@@ -22,6 +22,7 @@ __all__ = [
     "after",
     "all_finite",
     "any_lane",
+    "any_tracer",
     "inner",
     "max_abs",
     "moved",
@@ -48,6 +49,11 @@ def real_dtype(tree: PyTree) -> Any:
 def working_dtype(tree: PyTree) -> Any:
     """Dtype of linear algebra on the tree: its own, but at least float32."""
     return jnp.promote_types(real_dtype(tree), jnp.float32)
+
+
+def any_tracer(tree: PyTree) -> bool:
+    """Whether a leaf is what somebody is tracing."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def num_params(tree: PyTree) -> int:

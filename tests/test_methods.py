@@ -136,7 +136,8 @@ def test_what_minimize_accepts_becomes_a_method():
     assert as_method(method) is method
     given = optax.sgd(0.1)
     assert as_method(given) == as_method(given)
-    assert as_method(given) != as_method(optax.sgd(0.1))
+    assert as_method(given) == as_method(optax.sgd(0.1))
+    assert as_method(given) != as_method(optax.sgd(0.2))
 
 
 def test_other_optax_transformations_run_as_they_are():

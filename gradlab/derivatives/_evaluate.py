@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gradlab._equal_programs import computed
 from gradlab._typing import PyTree
 
 __all__ = [
@@ -136,7 +138,8 @@ def along(call: Callable[[Any], Any], xp: Any, flat: Any, index: Any, points: An
         return jax.vmap(lambda move: call(flat.at[entries].set(move)))(moves)
 
     batch = max(1, _ENTRIES_AT_ONCE // (flat.size * points.shape[1]))
-    return jax.lax.map(line, (index, points), batch_size=min(batch, len(index)))
+    loop = functools.partial(jax.lax.map, line, batch_size=min(batch, len(index)))
+    return computed(loop, (index, points))
 
 
 def _moved(flat: np.ndarray, index: np.ndarray, point: np.ndarray) -> np.ndarray:

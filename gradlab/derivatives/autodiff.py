@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from gradlab._equal_programs import computed
 from gradlab._errors import check_choice, leaf_name
 from gradlab._typing import Array, Loss, Number, Params, PyTree, Scalar
 from gradlab.derivatives._jaxpr import primitive_names
@@ -218,7 +220,8 @@ def flat_hessian(
     if mesh is not None:
         columns = _spread_columns(product, x, chunk_size, mesh)
     else:
-        columns = jax.lax.map(column, jnp.arange(n), batch_size=min(n, chunk_size))
+        loop = functools.partial(jax.lax.map, column, batch_size=min(n, chunk_size))
+        columns = computed(loop, jnp.arange(n))
     return (columns + columns.T) / 2
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gradlab._equal_programs import computed
 from gradlab._typing import Array, Params, PyTree
 from gradlab.derivatives._checks import checked_count, checked_values, in_callers_words
 from gradlab.derivatives._leaves import check_params
@@ -95,7 +96,7 @@ def _in_chunks(program: Any, leaves: list[Array], chunk_size: int) -> list[Array
 
     if num_chunks == 1:
         return part(0)
-    parts = jax.lax.map(part, size * jnp.arange(num_chunks))
+    parts = computed(functools.partial(jax.lax.map, part), size * jnp.arange(num_chunks))
     return [jnp.sum(part, axis=0) for part in parts]
 
 

@@ -17,6 +17,7 @@ import optax
 
 from gradlab._errors import check_choice, nearest
 from gradlab.optimizers import first_order
+from gradlab.optimizers._recipe import recipe
 
 __all__ = ["Method", "as_method", "check_learning_rate", "make", "methods"]
 
@@ -139,9 +140,14 @@ def make(name: str, **options: Any) -> Method:
 
 @dataclass(frozen=True)
 class _Given:
-    """Stands for the factory of a transformation that was built by the caller."""
+    """Stands for the factory of a transformation that was built by the caller.
 
-    transformation: Any
+    Those built alike are equal, so that `gl.newton()` or `optax.adam(0.1)`, written where it
+    is used, compiles once.
+    """
+
+    transformation: Any = field(compare=False)
+    recipe: Any = field(repr=False)
 
     def __call__(self) -> Any:
         return self.transformation
@@ -159,7 +165,7 @@ def as_method(method: Any) -> Method:
     if isinstance(method, str):
         return make(method)
     if hasattr(method, "init") and hasattr(method, "update"):
-        return Method("optax", _Given(method))
+        return Method("optax", _Given(method, recipe(method)))
     hint = " Call it: factory()." if callable(method) else ""
     raise TypeError(
         "`method` must be a name from gradlab.methods(), a gradlab.optimizers.Method or an "

@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 
-from gradlab._typing import Count, Loss, Name, Params
+from gradlab._typing import Array, Count, Loss, Name, Params
 from gradlab.derivatives.curvature._intervals import CurvatureEstimate, exactly, interval
 from gradlab.derivatives.curvature._leave_out import xdiag_terms
 from gradlab.derivatives.curvature._operator import (
+    Operator,
     Product,
     checked_budget,
     checked_key,
@@ -110,13 +111,20 @@ def diagonal(
     method = checked_method(method, METHODS, operator.n, budget)
     back = operator.layout.unflatten
     if method == "exact":
-        return exactly(back(columns(operator, lambda i, column: column[i])), operator.n)
+        return exactly(back(operator.compute(_all_of_it)), operator.n)
     key = checked_key(key, method)
     count = budget if method == "hutchinson" else budget // 2
-    signs = jax.random.rademacher(key, (count, operator.n), operator.dtype)
-    if method == "hutchinson":
-        value, lower, upper = interval(signs * operator.images(signs))
-    else:
-        value, lower, upper = interval(*xdiag_terms(operator, signs))
-        budget = 2 * count
-    return CurvatureEstimate(back(value), back(lower), back(upper), budget)
+
+    def estimate(operator: Operator, key: Array) -> tuple[Array, Array, Array]:
+        signs = jax.random.rademacher(key, (count, operator.n), operator.dtype)
+        if method == "hutchinson":
+            return interval(signs * operator.images(signs))
+        return interval(*xdiag_terms(operator, signs))
+
+    value, lower, upper = (back(end) for end in operator.compute(estimate, key))
+    made = budget if method == "hutchinson" else 2 * count
+    return CurvatureEstimate(value, lower, upper, made)
+
+
+def _all_of_it(operator: Operator) -> Array:
+    return columns(operator, lambda i, column: column[i])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -124,7 +125,8 @@ def top_eigenpairs(
     if rtol is None:
         rtol = eps_of(operator.dtype) ** (2 / 3)
     key = jax.random.key(0) if key is None else key
-    values, vectors, errors, made = _restarting(operator, num_pairs, which, rtol, key)
+    found = functools.partial(_restarting, num_pairs=num_pairs, which=which)
+    values, vectors, errors, made = operator.compute(found, rtol, key)
     vectors = operator.layout.unflatten(vectors, (num_pairs,))
     return Eigenpairs(values, vectors, errors, made)
 
@@ -159,25 +161,34 @@ def condition_number(product: Product, x: Params, *, key: Any = None) -> Conditi
     """
     operator = flat_operator(product, x)
     if operator.n <= _DENSE:
-        matrix = columns(operator, lambda i, column: column)
-        sizes = jnp.abs(jnp.linalg.eigvalsh((matrix + matrix.T) / 2))
-        zero, made = jnp.zeros((), operator.dtype), jnp.asarray(operator.n)
-        return _ratio(operator, jnp.max(sizes), zero, jnp.min(sizes), zero, made)
+        return operator.compute(_condition_of_all)
     key = jax.random.key(0) if key is None else key
     rtol = eps_of(operator.dtype) ** (2 / 3)
-    tops, _, errors, made = _restarting(operator, 1, "magnitude", rtol, key)
+    return operator.compute(_condition_of_extremes, rtol, key)
+
+
+def _condition_of_all(operator: Operator) -> ConditionNumber:
+    """Compute the condition number from all eigenvalues."""
+    matrix = columns(operator, lambda i, column: column)
+    sizes = jnp.abs(jnp.linalg.eigvalsh((matrix + matrix.T) / 2))
+    zero, made = jnp.zeros((), operator.dtype), jnp.asarray(operator.n)
+    return _ratio(operator, jnp.max(sizes), zero, jnp.min(sizes), zero, made)
+
+
+def _condition_of_extremes(operator: Operator, rtol: Any, key: Array) -> ConditionNumber:
+    """Compute the condition number from extreme eigenvalues and their bars."""
+    one = functools.partial(_restarting, rtol=rtol, key=key, num_pairs=1)
+    tops, _, errors, made = one(operator, which="magnitude")
     largest = jnp.abs(tops[0])
     sign = jnp.sign(tops[0])
     turned = operator._replace(apply=lambda v: sign * operator.apply(v))
-    lows, _, low_errors, low_made = _restarting(turned, 1, "smallest", rtol, key)
+    lows, _, low_errors, low_made = one(turned, which="smallest")
     shift = (largest + errors[0]) ** 2
 
     def folded(v: Array) -> Array:
         return shift * v - operator.apply(operator.apply(v))
 
-    _, vectors, _, folded_made = _restarting(
-        operator._replace(apply=folded), 1, "largest", rtol, key
-    )
+    _, vectors, _, folded_made = one(operator._replace(apply=folded), which="largest")
     # Of the vector found: |λ| and its bar from A², whose residual is r: |λ² − ρ²| ≤ r.
     image = operator.apply(vectors[0])
     rho = norm(image)
@@ -209,7 +220,7 @@ def _over(a: Array, b: Array) -> Array:
 
 
 def _restarting(
-    operator: Operator, num_pairs: int, which: str, rtol: Any, key: Array
+    operator: Operator, rtol: Any, key: Array, *, num_pairs: int, which: str
 ) -> tuple[Array, Array, Array, Array]:
     """Return values, vectors in rows, residuals and the number of products."""
     n, k = operator.n, num_pairs

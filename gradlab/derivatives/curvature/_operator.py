@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from gradlab._equal_programs import computed
 from gradlab._errors import check_choice
 from gradlab._typing import Array, Params
 from gradlab.derivatives._leaves import Layout, check_params, flatten, same_structure
@@ -29,6 +31,10 @@ class Operator(NamedTuple):
     n: int
     dtype: Any
     layout: Layout
+
+    def compute(self, function: Callable[..., Any], *operands: Any) -> Any:
+        """Return `function(operator, *operands)`, compiled once for products alike."""
+        return computed(functools.partial(function, self), *operands)
 
     def images(self, vectors: Array) -> Array:
         """Return the products with vectors, shape (k, n), a few at a time."""

@@ -12,6 +12,7 @@ from gradlab._typing import Array, Count, Number, Params
 from gradlab.derivatives.curvature._intervals import interval
 from gradlab.derivatives.curvature._krylov import lanczos
 from gradlab.derivatives.curvature._operator import (
+    Operator,
     Product,
     checked_key,
     columns,
@@ -107,30 +108,52 @@ def spectrum(
     steps = min(check_count("num_steps", num_steps, smallest=2), operator.n)
     points = check_count("num_points", num_points, smallest=2)
     check_positive("width", width, zero=False)
-    if probes * steps >= operator.n:
-        matrix = columns(operator, lambda i, column: column)
-        nodes = jnp.linalg.eigvalsh((matrix + matrix.T) / 2)[None]
-        weights = jnp.full_like(nodes, 1 / operator.n)
-        made = operator.n
-    else:
-        key = checked_key(key, "spectrum")
-        vectors = on_sphere(key, probes, operator)
-        nodes, weights = jax.lax.map(lambda v: lanczos(operator.apply, v, steps), vectors)
-        made = probes * steps
+    exact = probes * steps >= operator.n
+    key = None if exact else checked_key(key, "spectrum")
+    sigma = None if width is None else jnp.asarray(width, operator.dtype)
+
+    def estimate(operator: Operator, key: Any, sigma: Any) -> Spectrum:
+        nodes, weights = _all(operator) if exact else _rules(operator, key, probes, steps)
+        sigma, grid, samples = _densities(nodes, weights, sigma, num_steps, points)
+        ends = (samples[0],) * 3 if exact else _ends(samples)
+        return Spectrum(grid, *ends, sigma, nodes, weights, 0)
+
+    made = operator.n if exact else probes * steps
+    return operator.compute(estimate, key, sigma)._replace(num_products=made)
+
+
+def _all(operator: Operator) -> tuple[Array, Array]:
+    """Return all eigenvalues, with equal weights."""
+    matrix = columns(operator, lambda i, column: column)
+    nodes = jnp.linalg.eigvalsh((matrix + matrix.T) / 2)[None]
+    return nodes, jnp.full_like(nodes, 1 / operator.n)
+
+
+def _rules(operator: Operator, key: Array, probes: int, steps: int) -> tuple[Array, Array]:
+    """Return the nodes and weights of Lanczos' quadrature from random vectors."""
+    vectors = on_sphere(key, probes, operator)
+    return jax.lax.map(lambda v: lanczos(operator.apply, v, steps), vectors)
+
+
+def _densities(
+    nodes: Array, weights: Array, sigma: Array | None, num_steps: int, num_points: int
+) -> tuple[Array, Array, Array]:
+    """Return the width, the grid, and each rule's density there."""
     low, high = jnp.min(nodes), jnp.max(nodes)
     scale = jnp.maximum(jnp.abs(low), jnp.abs(high))
     # A multiple of the identity has no range, and the zero matrix no size either.
-    extent = jnp.maximum(high - low, jnp.finfo(operator.dtype).eps ** 0.5 * scale)
+    extent = jnp.maximum(high - low, jnp.finfo(nodes.dtype).eps ** 0.5 * scale)
     extent = jnp.where(extent > 0, extent, 1)
-    sigma = jnp.asarray(extent / num_steps if width is None else width, operator.dtype)
-    grid = jnp.linspace(low - _BEYOND * sigma, high + _BEYOND * sigma, points)
+    sigma = extent / num_steps if sigma is None else sigma
+    grid = jnp.linspace(low - _BEYOND * sigma, high + _BEYOND * sigma, num_points)
     samples = jax.lax.map(lambda rule: _smoothed(grid, sigma, *rule), (nodes, weights))
-    if made == operator.n:
-        ends = (samples[0],) * 3
-    else:
-        mean, lower, upper = interval(samples)
-        ends = mean, jnp.maximum(lower, 0), upper
-    return Spectrum(grid, *ends, sigma, nodes, weights, made)
+    return sigma, grid, samples
+
+
+def _ends(samples: Array) -> tuple[Array, Array, Array]:
+    """Return the mean density and the ends of its interval."""
+    mean, lower, upper = interval(samples)
+    return mean, jnp.maximum(lower, 0), upper
 
 
 def _smoothed(grid: Array, width: Array, nodes: Array, weights: Array) -> Array:

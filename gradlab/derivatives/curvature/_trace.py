@@ -119,20 +119,35 @@ def trace(
     budget = checked_budget(num_products, 6)
     method = checked_method(method, METHODS, operator.n, budget)
     if method == "exact":
-        entries = columns(operator, lambda i, column: column[i])
-        return exactly(jnp.sum(entries), operator.n)
+        return exactly(operator.compute(_sum_of_diagonal), operator.n)
     key = checked_key(key, method)
-    if method == "hutchinson":
-        vectors = on_sphere(key, budget, operator)
-        samples = jnp.sum(vectors * operator.images(vectors), axis=1)
-        return CurvatureEstimate(*interval(samples), budget)
     if method == "xtrace":
-        vectors = on_sphere(key, budget // 2, operator)
-        return CurvatureEstimate(*interval(*xtrace_terms(operator, vectors)), 2 * len(vectors))
-    return CurvatureEstimate(*interval(_hutch_plus_plus(operator, key, budget)), budget)
+        budget -= budget % 2
+    terms = {"hutchinson": _hutchinson, "hutch++": _hutch_plus_plus, "xtrace": _xtrace}[method]
+
+    def estimate(operator: Operator, key: Array) -> tuple[Array, Array, Array]:
+        return interval(*terms(operator, key, budget))
+
+    value, lower, upper = operator.compute(estimate, key)
+    return CurvatureEstimate(value, lower, upper, budget)
 
 
-def _hutch_plus_plus(operator: Operator, key: Array, budget: int) -> Array:
+def _sum_of_diagonal(operator: Operator) -> Array:
+    return jnp.sum(columns(operator, lambda i, column: column[i]))
+
+
+def _hutchinson(operator: Operator, key: Array, budget: int) -> tuple[Array]:
+    """Return vᵀA v of random v."""
+    vectors = on_sphere(key, budget, operator)
+    return (jnp.sum(vectors * operator.images(vectors), axis=1),)
+
+
+def _xtrace(operator: Operator, key: Array, budget: int) -> tuple[Array, ...]:
+    """Return the terms of XTrace, and what `interval` needs to know of their dependence."""
+    return xtrace_terms(operator, on_sphere(key, budget // 2, operator))
+
+
+def _hutch_plus_plus(operator: Operator, key: Array, budget: int) -> tuple[Array]:
     """Return the samples of Hutch++, whose mean is the estimate."""
     first, second = jax.random.split(key)
     basis = _range_of(operator, first, budget // 3)
@@ -142,7 +157,7 @@ def _hutch_plus_plus(operator: Operator, key: Array, budget: int) -> Array:
     length = jnp.linalg.norm(vectors, axis=1, keepdims=True)
     vectors = vectors * ((operator.n - len(basis)) ** 0.5 / length)
     rest = jnp.sum(vectors * operator.images(vectors), axis=1)
-    return jnp.sum(basis * images) + rest
+    return (jnp.sum(basis * images) + rest,)
 
 
 def _range_of(operator: Operator, key: Array, size: int) -> Array:
