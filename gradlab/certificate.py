@@ -89,16 +89,17 @@ class Certificate(NamedTuple):
         return np.vectorize(_message, otypes=[object])(np.asarray(self.kind))
 
     def __repr__(self) -> str:
-        """Say what was found; a batch says its shape."""
+        """Say what was found, and what of it is known; a batch says its shape."""
         if np.ndim(self.kind) or isinstance(self.kind, jax.core.Tracer):
             return f"Certificate(batch of shape {np.shape(self.kind)})"
-        return (
-            f"Certificate({self.message}\n"
-            f"  f={float(self.value):.6g} (noise {float(self.noise):.1e}), "
-            f"|grad|={float(self.grad_norm):.3g}, "
-            f"curvature from {float(self.curvature):.3g} to {float(self.stiffness):.3g}, "
-            f"still promised {float(self.decrement):.1e})"
-        )
+        noise = "" if np.isnan(self.noise) else f" (noise {float(self.noise):.1e})"
+        parts = [f"f={float(self.value):.6g}{noise}", f"|grad|={float(self.grad_norm):.3g}"]
+        if not np.isnan(self.curvature):
+            ends = f"{float(self.curvature):.3g} to {float(self.stiffness):.3g}"
+            parts.append(f"curvature from {ends}")
+        if not np.isnan(self.decrement):
+            parts.append(f"still promised {float(self.decrement):.1e}")
+        return f"Certificate({self.message}\n  {', '.join(parts)})"
 
 
 def _message(kind: int) -> str:

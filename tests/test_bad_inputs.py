@@ -569,3 +569,13 @@ def test_inside_jit_nothing_can_come_back_to_python(options):
     name = next(iter(options))
     with pytest.raises(ValueError, match=f"{name}.* cannot be used inside jax.jit"):
         jax.jit(lambda x: gl.minimize(bowl, x, "gd", **options).x)(jnp.ones(2))
+
+
+@pytest.mark.parametrize("method", ["newton_cg", "newton"])
+def test_numbers_near_the_largest_of_float32_end_a_run_without_a_warning(method):
+    # Sizes and gradients that can be held, though their squares and products cannot.
+    def loss(x):
+        return 1e-10 * jnp.sum((x / 1e10) ** 2 + jnp.abs(x) ** 3 * 1e-20)
+
+    result = gl.minimize(loss, jnp.full(3, 1e19, jnp.float32), method, max_steps=60)
+    assert not np.isnan(result.fun)

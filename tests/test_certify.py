@@ -333,3 +333,9 @@ def test_values_must_fall_further_than_they_scatter():
     heard = _heard(changes, jnp.ones(()))
     lower = jnp.sum(changes < -heard, axis=1) >= 2
     assert lower.tolist() == [False, True, True]
+
+
+def test_what_is_not_known_is_not_printed():
+    result = gl.minimize(lambda x: jnp.sum(x**2), jnp.ones(2), "adam", max_steps=3)
+    assert "NOT_EXAMINED" in repr(result.certificate)
+    assert "nan" not in repr(result.certificate)
