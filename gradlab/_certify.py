@@ -27,6 +27,7 @@ from gradlab._typing import Array, Loss, Number, Params
 from gradlab.certificate import Certificate
 from gradlab.derivatives._leaves import eps_of
 from gradlab.derivatives.autodiff import value_grad_hvp
+from gradlab.optimizers._noise_level import noise_level
 from gradlab.optimizers._subproblem import rounding_of
 from gradlab.optimizers._truncated_cg import truncated_cg
 from gradlab.optimizers._trust_region import (
@@ -34,7 +35,6 @@ from gradlab.optimizers._trust_region import (
     NOISY,
     MatrixFreeState,
     initial_state,
-    noise_level,
 )
 
 __all__ = ["DENSE", "MOST_PRODUCTS", "certify", "examine", "lower_beside"]

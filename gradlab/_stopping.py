@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from gradlab._numbers import Counts, Numbers, Precision, Problem
 from gradlab._tree import norm, num_params, where
 from gradlab._typing import Array, Params
+from gradlab.optimizers._noise_level import noise_level
 from gradlab.optimizers._protocol import follows_curvature, last_link, looks_at_rest
-from gradlab.optimizers._trust_region import FLOOR, NOISY, TrustRegionState, noise_level
+from gradlab.optimizers._trust_region import FLOOR, NOISY, TrustRegionState
 from gradlab.result import Status
 
 __all__ = [

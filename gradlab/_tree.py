@@ -29,6 +29,7 @@ __all__ = [
     "norm",
     "num_params",
     "packed",
+    "packed_by_position",
     "pseudo_random",
     "real_dtype",
     "select",
@@ -159,6 +160,22 @@ def packed(*scalars: Array) -> Array:
     """
     dtype = jnp.result_type(*(s for s in scalars if jnp.issubdtype(s.dtype, jnp.floating)))
     return jax.lax.optimization_barrier(jnp.stack([s.astype(dtype) for s in scalars]))
+
+
+def packed_by_position(*scalars: Array) -> Array:
+    """Compute scalars in one kernel, as a vector, within a loop.
+
+    A stack of many is compiled to a kernel for each. Selected by position they stay
+    together; the comparison, which never holds, keeps the positions from being computed
+    outside of a loop, one by one.
+    """
+    dtype = jnp.result_type(*(s for s in scalars if jnp.issubdtype(s.dtype, jnp.floating)))
+    first = scalars[0].astype(dtype)
+    position = jax.lax.iota(jnp.int32, len(scalars)) + (first < -jnp.inf)
+    vector = jnp.full(len(scalars), first)
+    for k, scalar in enumerate(scalars[1:], 1):
+        vector = jnp.where(position == k, scalar.astype(dtype), vector)
+    return jax.lax.optimization_barrier(vector)
 
 
 def pseudo_random(tree: PyTree, dtype: Any, which: Array | int = 0) -> PyTree:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -30,10 +29,10 @@ from gradlab._fit_checks import (
     check_weights,
     refuse_matrix_options,
 )
+from gradlab._fit_program import Factory, FitProgram, Objective, count_residuals
 from gradlab._implicit import known, with_implicit_derivative
 from gradlab._numbers import Numbers, Problem
 from gradlab._outcome import outcome
-from gradlab._programs import CACHE_SIZE
 from gradlab._typing import Array, Count, GradientOperator, Name, Number, Params
 from gradlab.fit import Fit
 from gradlab.minimize import (
@@ -46,15 +45,11 @@ from gradlab.minimize import (
     _refuse_host_options,
     _run_traced,
 )
-from gradlab.optimizers._residuals import Residuals, flat_residuals
+from gradlab.optimizers._jacobian_rule import jacobian_rule
 from gradlab.optimizers.least_squares import (
     BY_PRODUCTS,
     METHODS,
     LeastSquaresState,
-    Setup,
-    jacobian_rule,
-    roots,
-    transformation,
 )
 from gradlab.optimizers.method import Method
 from gradlab.optimizers.robust import LOSSES
@@ -163,7 +158,7 @@ def least_squares(
     steps = DEFAULT_STEPS if max_steps is None else check_count("max_steps", max_steps)
     scale = check_positive("loss_scale", loss_scale, zero=False)
     x0 = check_params(x0)
-    m = _count_residuals(residual, x0, args)
+    m = count_residuals(residual, x0, args)
     if method == BY_PRODUCTS:
         refuse_matrix_options(bounds, grad)
     else:
@@ -183,12 +178,12 @@ def least_squares(
         noise=check_positive("noise", noise),
         max_steps=np.asarray(min(steps, MOST_STEPS), np.int32),
     )
-    chosen = Method(method, _Factory(residual, method, loss, operator), (), data)
+    chosen = Method(method, Factory(residual, method, loss, operator), (), data)
     if state is not None:
         check_state(state, chosen.build(data).init, x0)
-    objective = _Objective(residual, loss, operator)
+    objective = Objective(residual, loss, operator)
     rows = _chunk_rows(x0, trace)
-    program = _Program(objective, chosen, None, False, rows, trace == "params")
+    program = FitProgram(objective, chosen, None, False, rows, trace == "params")
     options = driver.Options(loop, callback, deadline)
     finished = None
     if not _any_traced((x0, problem, state)):
@@ -205,109 +200,8 @@ def least_squares(
     return _fit(objective, problem, carry, result, concrete=True)
 
 
-@dataclass(frozen=True)
-class _Objective:
-    """The loss that the run minimises: the sum of the residuals' losses."""
-
-    residual: Callable[..., Any]
-    loss: str
-    operator: Callable[..., Any] | None
-
-    def problem(self, params: Params, args: Any, weights: Any, scale: Any) -> Residuals:
-        """Build the residuals at work."""
-        return Residuals(
-            self.residual, params, args, roots(weights), self.loss, scale, self.operator
-        )
-
-    def gradient_noise(self, dtype: Any) -> float:
-        """Relative error of a gradient by differences, for parameters of this dtype."""
-        noise = getattr(self.operator, "relative_noise", None)
-        return 0.0 if noise is None else noise(dtype)
-
-    def __call__(self, params: Params, args: Any, weights: Any, scale: Any) -> Array:
-        """Evaluate the loss."""
-        problem = self.problem(params, args, weights, scale)
-        return _value(problem, problem.flat(params))
-
-
-def _value(problem: Residuals, x: Array) -> Array:
-    """Loss at a flat point, its derivative by the operator that was asked for."""
-    if problem.exact:
-        return problem.value(problem(x))
-
-    @jax.custom_jvp
-    def value(x: Array) -> Array:
-        return problem.value(problem(x))
-
-    @value.defjvp
-    def rule(primals: Any, tangents: Any) -> Any:
-        (x,), (dx,) = primals, tangents
-        r = problem(x)
-        slopes = problem.losses(r).slope * r
-        gradient = 2 * jnp.sum(problem.jacobian(x) * slopes[:, None], axis=0)
-        return problem.value(r), jnp.sum(gradient * dx)
-
-    return value(x)
-
-
-@dataclass(frozen=True)
-class _Factory:
-    """Builds the method's transformation around its residual function."""
-
-    residual: Callable[..., Any]
-    name: str
-    loss: str
-    operator: Callable[..., Any] | None
-
-    def __call__(self, args: Any, weights: Any, bounds: Any, loss_scale: Any) -> Any:
-        setup = Setup(args, weights, bounds, self.loss, loss_scale, self.operator)
-        return transformation(self.residual, self.name, setup)
-
-
-@dataclass(frozen=True)
-class _Program(engine.Program):
-    """The program of a fit: its derivatives are those of the residuals."""
-
-    def difference_costs(self, params: Params) -> tuple[int, int] | None:
-        """Residuals per Jacobian; None for autodiff."""
-        operator = self.loss.operator  # type: ignore[attr-defined]  # an _Objective
-        if operator is None:
-            return None
-        each = operator.num_evaluations(params)
-        return (each, 2 * each) if each else None
-
-    def region(self, problem: Problem) -> Any:
-        """Return the bounds."""
-        return problem.hyperparams["bounds"]
-
-    def _value(self) -> Any:
-        return self.loss
-
-
-# Residual functions whose output has been checked, with the shapes of their arguments. Small:
-# it only spares repeated runs the tracing, which takes longer than a short run itself.
-_checked: OrderedDict[Any, int] = OrderedDict()
-
-
-def _count_residuals(residual: Callable[..., Any], x0: Params, args: Any) -> int:
-    """Trace the residuals, raise where they are none, and return how many there are."""
-    leaves, structure = jax.tree.flatten((x0, args))
-    kinds = tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
-    try:
-        key = residual, structure, kinds
-        if key in _checked:
-            return _checked[key]
-    except TypeError:  # unhashable: trace it every time
-        return jax.eval_shape(functools.partial(flat_residuals, residual), x0, *args).size
-    size = jax.eval_shape(functools.partial(flat_residuals, residual), x0, *args).size
-    _checked[key] = size
-    if len(_checked) > CACHE_SIZE:
-        _checked.popitem(last=False)
-    return size
-
-
 def _fit(
-    objective: _Objective, problem: Problem, carry: engine.Carry, result: Result, concrete: bool
+    objective: Objective, problem: Problem, carry: engine.Carry, result: Result, concrete: bool
 ) -> Fit:
     """Add residuals and Jacobian at the answer to a result."""
     if not isinstance(carry.state, LeastSquaresState):
@@ -344,7 +238,7 @@ def _observations(residuals: Array, weights: Any, xp: Any) -> Any:
 
 
 def _fit_without_matrix(
-    objective: _Objective, problem: Problem, result: Result, concrete: bool
+    objective: Objective, problem: Problem, result: Result, concrete: bool
 ) -> Fit:
     """Add the residuals at the answer to a result of a method without a Jacobian."""
     at = _compiled_residuals if concrete else _residuals_of
@@ -355,7 +249,7 @@ def _fit_without_matrix(
     return Fit(*every)
 
 
-def _residuals_of(objective: _Objective) -> Callable[..., Array]:
+def _residuals_of(objective: Objective) -> Callable[..., Array]:
     """Build the function of arguments and parameters to the weighted residuals."""
 
     def residuals(args: Any, x: Params) -> Array:
@@ -366,7 +260,7 @@ def _residuals_of(objective: _Objective) -> Callable[..., Array]:
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled_residuals(objective: _Objective) -> Callable[..., Array]:
+def _compiled_residuals(objective: Objective) -> Callable[..., Array]:
     """Compile the residuals, once for equal objectives."""
     return jax.jit(_residuals_of(objective))
 
@@ -375,7 +269,7 @@ def _compiled_residuals(objective: _Objective) -> Callable[..., Array]:
 class _Free:
     """An objective of the parameters that no bound holds: the others count as constants."""
 
-    objective: _Objective
+    objective: Objective
 
     def __call__(self, params: Params, args: Any, weights: Any, scale: Any, free: Any) -> Array:
         held = jax.lax.stop_gradient(params)
@@ -383,7 +277,7 @@ class _Free:
         return self.objective(params, args, weights, scale)
 
 
-def _with_derivative(objective: _Objective, problem: Problem, bounds: Any, fit: Fit) -> Fit:
+def _with_derivative(objective: Objective, problem: Problem, bounds: Any, fit: Fit) -> Fit:
     """Make the answer, and what is known there, differentiable by arguments and weights."""
     loss: Callable[..., Array] = objective
     args: Any = problem.args
@@ -404,7 +298,7 @@ def _with_derivative(objective: _Objective, problem: Problem, bounds: Any, fit: 
     return fit._replace(x=x, fun=fun, residuals=residuals, jacobian=matrix)
 
 
-def _linearised(objective: _Objective, args: Any, x: Params) -> tuple[Array, Array]:
+def _linearised(objective: Objective, args: Any, x: Params) -> tuple[Array, Array]:
     """Residuals and Jacobian at a point."""
     problem = objective.problem(x, *args)
     flat = problem.flat(x)
@@ -414,6 +308,6 @@ def _linearised(objective: _Objective, args: Any, x: Params) -> tuple[Array, Arr
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled_anew(objective: _Objective) -> Callable[..., Any]:
+def _compiled_anew(objective: Objective) -> Callable[..., Any]:
     """Compile `_linearised`, once for equal objectives."""
     return jax.jit(functools.partial(_linearised, objective))

@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 from gradlab._tree import any_lane, norm, num_params, select, working_dtype
 from gradlab._typing import Array, Number, Params
 from gradlab.optimizers import _trust_region as tr
+from gradlab.optimizers._noise_level import loss_value
 from gradlab.optimizers._protocol import bind
 from gradlab.optimizers._quadratic import (
     Quadratic,
@@ -102,7 +103,7 @@ def dense_method(
         del updates  # the step is judged by the loss, so it must come from its gradient
         noise = default_noise if noise is None else noise
         loss = bind(value_fn, extra)
-        value, eps = tr.loss_value(value, params)
+        value, eps = loss_value(value, params)
         flat_loss, x = _flattened(loss, params)
         quadratic = quadratic_at(flat_loss, x, ravel_pytree(grad)[0], params)
         force = _force(flat_loss, x, quadratic) if bends else None

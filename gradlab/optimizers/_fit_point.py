@@ -1,9 +1,4 @@
-"""A point of a least-squares run: Jacobian, its factors, what they promise, what is noise.
-
-The Jacobian is factored by QR with the residuals as a last column, and the triangle by SVD:
-JᵀJ, which squares the condition number, is never formed for a Gauss-Newton step, and every
-damping after that costs O(n²).
-"""
+"""A point of a least-squares run: Jacobian, its factors, what they promise, what is noise."""
 
 from __future__ import annotations
 
@@ -15,6 +10,18 @@ import numpy as np
 
 from gradlab._tree import stacked
 from gradlab._typing import Array
+from gradlab.optimizers._fit_model import (
+    Model,
+    across,
+    along,
+    ends_of,
+    exact_model,
+    factored,
+    norm,
+    norm_by_dot,
+    times,
+    whitening_of,
+)
 from gradlab.optimizers._residuals import Residuals
 
 __all__ = [
@@ -22,13 +29,9 @@ __all__ = [
     "FINISHED",
     "Box",
     "Point",
-    "across",
-    "along",
     "arrive",
     "blank_point",
     "inside",
-    "norm",
-    "times",
 ]
 
 # Running maximum of the column norms (Moré 1978), which forgets: after ten steps a tenth. A
@@ -257,7 +260,7 @@ def arrive(
     columns, gradient = jnp.where(free, columns, 0), jnp.where(free, gradient, 0)
     scale = _next_scale(before, columns, x)
     unit = jnp.where(scale > 0, scale, 1)
-    values, basis, turned = _factor(jacobian / unit[None, :], r)
+    values, basis, turned = factored(jacobian / unit[None, :], r)
     keep = values > max(jacobian.shape) * eps * values[0]  # the largest comes first
     inverse = jnp.where(keep, 1 / jnp.where(keep, values, 1), 0)
     promise = jnp.sum(jnp.where(keep, turned, 0) ** 2)
@@ -275,7 +278,7 @@ def arrive(
     # leaves twice as much: where that is noise, second derivatives are not made again.
     again = finish & ~enough & ~second & (2 * left**2 <= FINISHED * noise * before.steepness)
     looked = (near | second) & ~enough & ~again
-    model = _Model(values**2, values * turned, basis)
+    model = Model(values**2, values * turned, basis)
 
     def with_curvature() -> _Told:
         own = problem.curvature(x, jnp.where(usable, slopes * residuals, 0))
@@ -285,16 +288,16 @@ def arrive(
             own = jnp.where(outwards[None, :] | outwards[:, None], 0, own)
         own = own / unit[None, :] / unit[:, None]
         own = jnp.where(jnp.isfinite(jnp.sum(jnp.abs(own))), own, 0)
-        whitening, relative = _whiten(own, basis, inverse)
+        whitening, relative = whitening_of(own, basis, inverse)
         sharp = relative[0] > jnp.sqrt(eps)
         follow = second | ~sharp
-        chosen = jax.lax.cond(follow, lambda: _exact_model(own, model), lambda: model)
+        chosen = jax.lax.cond(follow, lambda: exact_model(own, model), lambda: model)
         # Where rank is lost the least curvature is nothing, whatever the others are; but a
         # bound takes rank away that nobody misses.
         whole = jnp.all(keep) | (box is not None)
         lowest = jnp.where(whole, relative[0], jnp.minimum(relative[0], 0))
         relative = jnp.stack([lowest, relative[1]])
-        extremes = _extremes(chosen.curvatures)
+        extremes = ends_of(chosen.curvatures)
         whitened = along(whitening, gradient / unit)
         told = [*jnp.where(near, relative, extremes), norm(whitened), follow, sharp & near]
         return _Told(
@@ -356,95 +359,3 @@ def _next_scale(before: Point, columns: Array, x: Array) -> Array:
     first = jnp.where(size > 0, jnp.maximum(alike, columns), columns)
     known = jnp.maximum(FORGETTING * before.scale, columns)
     return jnp.where(before.value < jnp.inf, known, first)
-
-
-class _Model(NamedTuple):
-    """Half the loss's quadratic model: curvatures and slopes along the columns of a basis."""
-
-    curvatures: Array
-    slopes: Array
-    basis: Array
-
-
-def _factor(jacobian: Array, r: Array) -> tuple[Array, Array, Array]:
-    """Return singular values, right vectors as columns, and Uᵀr, padded to n."""
-    m, n = jacobian.shape
-    triangle = jnp.linalg.qr(jnp.concatenate([jacobian, r[:, None]], axis=1), mode="r")
-    k = min(m, n)
-    u, values, vt = _singular_values(triangle[:k, :n])
-    turned = across(u, triangle[:k, n])
-    pad = n - k
-    return (
-        jnp.pad(values, (0, pad)),
-        jnp.pad(vt, ((0, pad), (0, 0))).T,
-        jnp.pad(turned, (0, pad)),
-    )
-
-
-def _singular_values(matrix: Array) -> tuple[Array, Array, Array]:
-    """Decompose a small matrix; on the CPU by QR iterations, faster there than JAX's choice."""
-
-    def by_qr(matrix: Array) -> tuple[Array, Array, Array]:
-        found: Any = jax.lax.linalg.svd(
-            matrix, full_matrices=False, algorithm=jax.lax.linalg.SvdAlgorithm.QR
-        )
-        return tuple(found)
-
-    def by_default(matrix: Array) -> tuple[Array, Array, Array]:
-        return tuple(jnp.linalg.svd(matrix, full_matrices=False))
-
-    return jax.lax.platform_dependent(matrix, cpu=by_qr, default=by_default)
-
-
-def _whiten(own: Array, vectors: Array, inverse: Array) -> tuple[Array, Array]:
-    """Return W with H⁻¹ = WᵀW, and the least and largest curvature relative to JᵀJ.
-
-    With J = UΣVᵀ the Hessian is VΣ(1 + Σ⁻¹VᵀSVΣ⁻¹)ΣVᵀ, S the residuals' own curvature. The
-    middle is as well conditioned as Gauss-Newton converges fast, so nothing is squared.
-    Directions of rank lost are left out.
-    """
-    middle = times(times(vectors.T, own), vectors) * inverse[:, None] * inverse[None, :]
-    middle = middle + jnp.eye(inverse.size, dtype=own.dtype)
-    relative, turn = jnp.linalg.eigh((middle + middle.T) / 2)
-    root = jax.lax.rsqrt(jnp.where(relative > 0, relative, 1))
-    whitening = root[:, None] * times(turn.T, inverse[:, None] * vectors.T)
-    return whitening, jnp.stack([relative[0], relative[-1]])
-
-
-def _exact_model(own: Array, model: _Model) -> _Model:
-    """Add the residuals' own curvature to a Gauss-Newton model."""
-    basis = model.basis
-    gauss_newton = times(basis * model.curvatures[None, :], basis.T)
-    total = gauss_newton + own
-    curvatures, vectors = jnp.linalg.eigh((total + total.T) / 2)
-    return _Model(curvatures, times(times(basis, model.slopes), vectors), vectors)
-
-
-def _extremes(curvatures: Array) -> Array:
-    """Least curvature and largest absolute one."""
-    return jnp.stack([jnp.min(curvatures), jnp.max(jnp.abs(curvatures))])
-
-
-def times(a: Array, b: Array) -> Array:
-    """Matrix product in full precision."""
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-
-
-def along(matrix: Array, v: Array) -> Array:
-    """Small matrix times vector, as sums, which the compiler joins to what stands around."""
-    return jnp.sum(matrix * v[None, :], axis=1)
-
-
-def across(matrix: Array, v: Array) -> Array:
-    """Likewise for the transposed matrix."""
-    return jnp.sum(matrix * v[:, None], axis=0)
-
-
-def norm_by_dot(v: Array) -> Array:
-    """Euclidean length of a long vector: the compiler makes three kernels of a long sum."""
-    return jnp.sqrt(times(v, v))
-
-
-def norm(v: Array) -> Array:
-    """Euclidean length of a vector."""
-    return jnp.sqrt(jnp.sum(v**2))

@@ -10,17 +10,14 @@ import optax
 
 from gradlab._tree import select, stacked
 from gradlab._typing import Array
+from gradlab.optimizers._fit_model import across, along, norm, times
 from gradlab.optimizers._fit_point import (
     CLOSE,
     FINISHED,
     Box,
     Point,
-    across,
-    along,
     arrive,
     inside,
-    norm,
-    times,
 )
 from gradlab.optimizers._fit_steps import MOST_DAMPING, Kind, Tuning, damped_inverse
 from gradlab.optimizers._residuals import Residuals

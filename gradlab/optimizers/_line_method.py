@@ -9,19 +9,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradlab._tree import inner, max_abs, real_dtype, select
+from gradlab._tree import inner, max_abs, packed_by_position, real_dtype, select
 from gradlab._typing import Array, Number, Params
 from gradlab.optimizers._line_search import (
     SIGMA,
     Begin,
     Point,
     SearchResult,
-    pack,
     search,
     start_point,
 )
+from gradlab.optimizers._noise_level import loss_value
 from gradlab.optimizers._protocol import bind
-from gradlab.optimizers._trust_region import loss_value
 
 __all__ = ["LineSearchState", "Pair", "line_search_method"]
 
@@ -182,7 +181,7 @@ def begin(state: LineSearchState, point: Point, direction: Params, fresh: Array)
     first = jnp.where(own > 0, FIRST * own, at_zero)
     last = state.step_size.astype(first.dtype)
     size = jnp.where(last > 0, last, first)
-    parts = pack(point.unit * slope, size, fresh | ~descends)
+    parts = packed_by_position(point.unit * slope, size, fresh | ~descends)
     return Begin(parts[0], parts[1], parts[2] != 0)
 
 
@@ -224,7 +223,7 @@ def measure(point: Point, found: SearchResult) -> Pair:
     rounding = eps * jnp.sqrt(ss) * (2 * jnp.sqrt(point.squares) / size + jnp.sqrt(yy))
     useful = found.accepted & (sy > rounding) & jnp.isfinite(yy)
     before = found.first_slope * found.length / safe / size**2
-    numbers = pack(size, before, sy, jnp.where(ss > 0, ss, 1), yy, useful)
+    numbers = packed_by_position(size, before, sy, jnp.where(ss > 0, ss, 1), yy, useful)
     size, before, sy, ss, yy, useful = numbers
     return Pair(step, change, unit, size, before, sy, ss, yy, useful > 0)
 
@@ -249,7 +248,7 @@ def _conclude(
         value=jnp.where(ok, found.value, value).astype(dtype),
         grad=select(ok, found.grad, grad),
         memory=memory,
-        model=pack(size, *told).astype(dtype),
+        model=packed_by_position(size, *told).astype(dtype),
         failed=~ok,
         calls=state.calls + found.tries * jnp.array([1, 1, 0, 0], jnp.int32),
     )

@@ -14,15 +14,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradlab._tree import inner, max_abs, moved
+from gradlab._tree import inner, max_abs, moved, packed_by_position
 from gradlab._typing import Array, Params
-from gradlab.optimizers._trust_region import noise_level
+from gradlab.optimizers._noise_level import noise_level
 
 __all__ = [
     "Begin",
     "Point",
     "SearchResult",
-    "pack",
     "search",
     "start_point",
 ]
@@ -75,22 +74,6 @@ class Begin(NamedTuple):
     slope: Array
     steepest_size: Array
     steepest: Array
-
-
-def pack(*scalars: Array) -> Array:
-    """Compute scalars in one kernel, as a vector.
-
-    A stack of many is compiled to a kernel for each. Selected by position they stay
-    together; the comparison, which never holds, keeps the positions from being computed
-    outside of a loop, one by one.
-    """
-    dtype = jnp.result_type(*(s for s in scalars if jnp.issubdtype(s.dtype, jnp.floating)))
-    first = scalars[0].astype(dtype)
-    position = jax.lax.iota(jnp.int32, len(scalars)) + (first < -jnp.inf)
-    vector = jnp.full(len(scalars), first)
-    for k, scalar in enumerate(scalars[1:], 1):
-        vector = jnp.where(position == k, scalar.astype(dtype), vector)
-    return jax.lax.optimization_barrier(vector)
 
 
 # What is known of the bracket's far end: nothing, a slope that rises, a value that is too
@@ -227,7 +210,7 @@ def search(
     size = begin.steepest_size
     steepest_slope = -unit * size * point.squares
     ceiling = value if ceiling is None else ceiling
-    line = _Line(*pack(value, ceiling, begin.slope, steepest_slope, size))
+    line = _Line(*packed_by_position(value, ceiling, begin.slope, steepest_slope, size))
 
     def step(bracket: _Bracket) -> Params:
         turned, length = bracket.steepest != 0, bracket.length
@@ -246,7 +229,7 @@ def search(
         slope = inner(new_grad, updates).astype(value.dtype) / now.length
         level = noise_level(line.ceiling, new_value, noise, eps).astype(value.dtype)
         seen = _Seen(new_value, slope, level, moved(params, new_params))
-        return new_grad, pack(*_advance(now, seen, line, sigma))
+        return new_grad, packed_by_position(*_advance(now, seen, line, sigma))
 
     def searching(carry: tuple[Params, Array]) -> Array:
         return (_Bracket(*carry[1]).ended == SEARCHING) & active
@@ -263,7 +246,7 @@ def _start(line: _Line, begin: Begin) -> Array:
     zero, one = jnp.zeros_like(slope), jnp.ones_like(slope)
     possible = (line.steepest_slope < 0) & jnp.isfinite(line.steepest_slope)
     possible = possible & jnp.isfinite(line.value)
-    return pack(
+    return packed_by_position(
         *_Bracket(
             length=one,
             low=zero,

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradlab._tree import inner, max_abs, moved, real_dtype, select, where, working_dtype
+from gradlab._tree import inner, max_abs, moved, real_dtype, select, where
 from gradlab._typing import AnyArray, Array, Params
+from gradlab.optimizers._noise_level import noise_level
 
 __all__ = [
     "MatrixFreeState",
@@ -26,8 +27,6 @@ __all__ = [
     "TrustRegionState",
     "conclude",
     "initial_state",
-    "loss_value",
-    "noise_level",
     "search",
 ]
 
@@ -149,34 +148,6 @@ def initial_state(
     model = jnp.array([0, jnp.inf, 0, 0, 0, jnp.inf, jnp.inf, 0, 0], dtype)
     no = jnp.zeros((), bool)
     return kind(none, inf, grad, inf, model, no, jnp.zeros(4, jnp.int32))
-
-
-def noise_level(
-    value: Array, new_value: Array, noise: Array | float | None, eps: float | None = None
-) -> Array:
-    """Noise of the loss: as given, else the bound 4·eps·|f| of its rounding.
-
-    A measured float32 logistic loss or least squares errs by 0.25 to 0.33 eps·|f|; four
-    leaves room for sums that are less kind. A loss that cancels needs `noise` measured.
-    `eps` is the loss's own where it is computed in another dtype than the values given.
-    """
-    if noise is not None:
-        return jnp.asarray(noise, value.dtype)
-    eps = float(jnp.finfo(value.dtype).eps) if eps is None else eps
-    size = jnp.maximum(jnp.abs(value), jnp.abs(new_value))
-    return 4 * eps * where(jnp.isfinite(size), size, jnp.abs(value))
-
-
-def loss_value(value: Array | float, params: Params) -> tuple[Array, float]:
-    """Return the value in the working dtype, and the eps it was computed with.
-
-    A loss may be computed in a coarser dtype than its parameters have.
-    """
-    working = working_dtype(params)
-    eps = float(jnp.finfo(working).eps)
-    if hasattr(value, "dtype"):
-        eps = max(eps, float(jnp.finfo(value.dtype).eps))
-    return jnp.asarray(value, working), eps
 
 
 class Model(NamedTuple):

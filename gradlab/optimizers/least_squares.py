@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +12,6 @@ import optax
 
 from gradlab._tree import real_dtype, select, working_dtype
 from gradlab._typing import Array, Number, Params
-from gradlab.derivatives import finite
 from gradlab.optimizers._fit_point import Box, Point, blank_point
 from gradlab.optimizers._fit_products import by_products
 from gradlab.optimizers._fit_search import Plan, Search, blank_search, search
@@ -30,7 +27,6 @@ __all__ = [
     "Setup",
     "dogleg",
     "gauss_newton",
-    "jacobian_rule",
     "levenberg_marquardt",
     "levenberg_marquardt_cg",
     "newton_least_squares",
@@ -307,37 +303,6 @@ def _same(value: Array, known: Array) -> Array:
     """Whether the host stands where the last step led: its loss agrees but for rounding."""
     eps = jnp.finfo(known.dtype).eps
     return (jnp.abs(value - known) <= 8 * eps * jnp.abs(known)) & jnp.isfinite(known)
-
-
-@dataclass(frozen=True)
-class jacobian_rule:  # noqa: N801  # called like a function
-    """An operator that takes Jacobians, made of one shaped like `jax.grad`."""
-
-    operator: Callable[..., Any]
-
-    def __call__(self, residuals: Callable[[Array], Array]) -> Callable[[Array], Array]:
-        """Build the Jacobian of a function of a vector to a vector."""
-        return self._jacobian()(lambda x: residuals(x))
-
-    def num_evaluations(self, params: Params) -> int:
-        """Residual vectors evaluated for one Jacobian; 0 where the operator does not say."""
-        built = self._jacobian()(lambda x: x)
-        count = getattr(built, "num_evaluations", None)
-        return 0 if count is None else int(count(params))
-
-    def relative_noise(self, dtype: Any) -> float:
-        """Relative error of the Jacobian; rounding where the operator does not say."""
-        built = self._jacobian()(lambda x: x)
-        noise = getattr(built, "relative_noise", None)
-        return float(jnp.finfo(dtype).eps) if noise is None else float(noise(dtype))
-
-    def _jacobian(self) -> Callable[..., Any]:
-        """The operator for vectors that belongs to one for scalars."""
-        inner = getattr(self.operator, "func", self.operator)
-        kept = getattr(self.operator, "args", ()), getattr(self.operator, "keywords", {})
-        if inner is finite.grad:
-            return functools.partial(finite.jacobian, *kept[0], **kept[1])
-        return self.operator
 
 
 def _able(plan: Plan, problem: Residuals, x: Array) -> Plan:

@@ -15,6 +15,7 @@ from gradlab._typing import Array, Number, Params
 from gradlab.derivatives._leaves import eps_of
 from gradlab.derivatives.autodiff import value_grad_hvp
 from gradlab.optimizers import _trust_region as tr
+from gradlab.optimizers._noise_level import loss_value
 from gradlab.optimizers._preconditioner import preconditioner_of
 from gradlab.optimizers._protocol import bind
 from gradlab.optimizers._truncated_cg import Path, truncated_cg
@@ -113,7 +114,7 @@ def newton_cg(
         del updates  # the step is judged by the loss, so it must come from its gradient
         noise = default_noise if noise is None else noise
         loss = bind(value_fn, extra)
-        value, eps = tr.loss_value(value, params)
+        value, eps = loss_value(value, params)
         budget = max_products or min(2 * num_params(params), 250)
         hvp = value_grad_hvp(loss, params)[2]
         path, model = truncated_cg(
