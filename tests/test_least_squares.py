@@ -125,7 +125,7 @@ def test_intervals_are_students(fitted):
     assert_close(high - low, 2 * factor * fitted.standard_errors, factor=1e6)
 
 
-@pytest.mark.parametrize("freedom", [1, 2, 9, 200])
+@pytest.mark.parametrize("freedom", [1, 2, 9, 200, 501, 10**5, 10**8])
 @pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
 def test_the_quantile_of_student(level, freedom):
     expected = scipy.stats.t.ppf(0.5 + level / 2, freedom)
@@ -449,3 +449,83 @@ def test_a_jacobian_beyond_memory_is_refused_before_it_is_made():
 def test_bad_input_is_answered_in_the_callers_words(residual, options, error, words):
     with pytest.raises(error, match=words):
         least_squares(residual, jnp.ones(3), **options)
+
+
+# --- many data, float32 -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rank_does_not_depend_on_the_number_of_data(method):
+    # Columns of condition 86: a rule of max(m, n) eps would drop two of the four directions.
+    rng, m = np.random.default_rng(0), 200_000
+    powers = np.vander(np.linspace(0, 1, m), 4, increasing=True).astype(np.float32)
+    y = (powers @ np.arange(1.0, 5.0) + 0.1 * rng.standard_normal(m)).astype(np.float32)
+
+    def residual(b, powers, y):
+        return powers @ b - y
+
+    x0 = jnp.zeros(4, jnp.float32)
+    fit = least_squares(residual, x0, method, args=(jnp.asarray(powers), jnp.asarray(y)))
+    exact, (squares,), rank, _ = np.linalg.lstsq(powers.astype(float), y.astype(float))
+    inverse = np.linalg.inv(powers.T.astype(float) @ powers)
+    errors = np.sqrt(np.diag(inverse) * squares / (m - 4))
+    assert fit.success
+    assert fit.rank == rank == 4
+    np.testing.assert_array_less(np.abs(fit.x - exact), 0.01 * errors)
+    np.testing.assert_allclose(fit.standard_errors, errors, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("m", "n"), [(50, 3), (20_000, 3), (20_000, 8)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_column_that_is_the_sum_of_the_others_is_still_seen(m, n, dtype):
+    columns = np.random.default_rng(1).uniform(0, 1, (m, n)).astype(dtype)
+    columns[:, -1] = columns[:, :-1].sum(axis=1)
+
+    def residual(b, columns):
+        return columns @ b - columns[:, 0]
+
+    fit = least_squares(residual, jnp.ones(n, dtype), args=(jnp.asarray(columns),))
+    assert fit.rank == n - 1
+    assert np.all(np.isinf(fit.standard_errors))
+
+
+def test_what_the_data_leave_open_has_no_correlation():
+    t = jnp.linspace(0.0, 1.0, 9)
+
+    def residual(b):
+        return (b[0] + 2 * b[1]) * t + b[2] - jnp.sin(5 * t)
+
+    fit = least_squares(residual, jnp.zeros(3))
+    nan, inf = np.nan, np.inf
+    np.testing.assert_array_equal(fit.correlation, [[1, nan, 0], [nan, 1, 0], [0, 0, 1]])
+    np.testing.assert_array_equal(np.diag(fit.covariance)[:2], [inf, inf])
+    assert np.isnan(fit.covariance[0, 1])
+    known = least_squares(lambda b: b[0] * t + b[1] - jnp.sin(5 * t), jnp.zeros(2))
+    assert_close(known.correlation[0, 0], 1.0)
+    assert_close(fit.standard_errors[2], known.standard_errors[1], factor=1e6)
+
+
+def test_a_perfect_fit_still_has_correlations():
+    t = jnp.linspace(0.0, 1.0, 9)
+    fit = least_squares(lambda b: b[0] * t + b[1] - t, jnp.array([1.0, 0.0]))
+    assert fit.fun == 0
+    design = np.stack([t, np.ones(9)], axis=1)
+    inverse = np.linalg.inv(design.T @ design)
+    expected = inverse[0, 1] / np.sqrt(inverse[0, 0] * inverse[1, 1])
+    assert_close(fit.correlation[0, 1], expected, factor=100)
+
+
+@pytest.mark.parametrize("operator", [gl.finite.jacobian, gl.finite.grad])
+@pytest.mark.parametrize("loss", ["linear", "huber"])
+def test_differences_serve_parameters_of_any_structure(operator, loss):
+    t, y = data()
+
+    def by_name(b):
+        return decay((b["height"], b["rate"], b["level"][0, 0]), t, y)
+
+    start = {"height": 1.0, "rate": 1.0, "level": jnp.zeros((1, 1))}
+    fit = least_squares(by_name, start, loss=loss, grad=operator)
+    flat = least_squares(lambda b: decay(b, t, y), START, loss=loss)
+    assert fit.success
+    got = [fit.x["height"], fit.x["rate"], fit.x["level"][0, 0]]
+    np.testing.assert_allclose(got, flat.x, rtol=1e-6)

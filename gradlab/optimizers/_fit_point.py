@@ -10,6 +10,7 @@ import numpy as np
 
 from gradlab._tree import stacked
 from gradlab._typing import Array
+from gradlab.fit import rank_tolerance
 from gradlab.optimizers._fit_model import (
     Model,
     across,
@@ -261,7 +262,7 @@ def arrive(
     scale = _next_scale(before, columns, x)
     unit = jnp.where(scale > 0, scale, 1)
     values, basis, turned = factored(jacobian / unit[None, :], r)
-    keep = values > max(jacobian.shape) * eps * values[0]  # the largest comes first
+    keep = values > rank_tolerance(x.size, eps) * values[0]  # the largest comes first
     inverse = jnp.where(keep, 1 / jnp.where(keep, values, 1), 0)
     promise = jnp.sum(jnp.where(keep, turned, 0) ** 2)
     noise = eps * (size + norm_by_dot(times(jnp.abs(x), jnp.abs(jacobian).T)))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from gradlab._typing import Array
+from gradlab.fit import rank_tolerance
 from gradlab.optimizers._fit_point import Point
 
 __all__ = ["DAMPED", "DOGLEG", "HALVED", "Kind", "Tuning", "damped_inverse"]
@@ -62,8 +63,7 @@ def damped_inverse(point: Point, size: Array) -> Array:
     w = point.curvatures
     eps = jnp.finfo(w.dtype).eps
     least = point.least
-    m, n = point.jacobian.shape
-    relative = jnp.where(point.second, 50 * eps, (max(m, n) * eps) ** 2)
+    relative = jnp.where(point.second, 50 * eps, rank_tolerance(w.size, eps) ** 2)
     floor = relative * point.largest
     shift = jnp.maximum(size, jnp.where(floor > 0, floor, 1))
     shift = jnp.where(least < 0, jnp.maximum(shift, -1.5 * least), shift)
@@ -101,8 +101,7 @@ def _whole_first(point: Point, x: Array) -> Tuning:
 def _pseudo_inverse(point: Point, size: Array) -> Array:
     """1 / curvature, nothing where it is rounding: the step of least length."""
     w = point.curvatures
-    m, n = point.jacobian.shape
-    floor = (max(m, n) * jnp.finfo(w.dtype).eps) ** 2 * point.largest
+    floor = rank_tolerance(w.size, jnp.finfo(w.dtype).eps) ** 2 * point.largest
     return jnp.where(w > floor, 1 / jnp.where(w > floor, w, 1), 0)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from gradlab._tree import working_dtype
@@ -87,9 +88,15 @@ class Residuals:
         return self.jacobian_rule is None
 
     def tree(self, x: Array) -> Params:
-        """Cut a flat vector into parameters."""
-        flat, unravel = ravel_pytree(self.params)
-        return unravel(x.astype(flat.dtype))
+        """Cut a flat vector into parameters, of which it uses shapes and dtypes alone.
+
+        Their values may belong to a trace that is over, where a rule for derivatives runs.
+        """
+        leaves, structure = jax.tree.flatten(self.params)
+        ends = np.cumsum([leaf.size for leaf in leaves])
+        parts = jnp.split(x.astype(jnp.result_type(*leaves)), ends[:-1])
+        cut = [p.reshape(v.shape).astype(v.dtype) for p, v in zip(parts, leaves, strict=True)]
+        return jax.tree.unflatten(structure, cut)
 
     def flat(self, params: Params) -> Array:
         """Parameters as one vector of the working dtype."""
