@@ -148,7 +148,7 @@ def examine(
         decrement=jnp.where(loud, jnp.inf, seen.decrement),
         distance=jnp.where(loud, jnp.inf, seen.distance),
     )
-    kind = kind_of(Facts(value, grad, seen, level, sides))
+    kind = kind_of(Facts(value, grad, seen, level, sides, noise is not None))
     return Certificate(
         kind=kind,
         value=value,
@@ -349,13 +349,16 @@ def _around(
 def _group(x: Params, which: Array | None, length: Array) -> Params:
     """Build a direction that moves every eighth variable, or all, each by its own size.
 
-    Variables may differ by many orders of magnitude; up to eight are moved one by one.
+    Variables may differ by many orders of magnitude; up to eight are moved one by one. Where
+    there are fewer, the groups left over move all of them.
     """
     dtype = length.dtype
     drawn, leaves, first = pseudo_random(x, dtype, 0 if which is None else which), [], 0
     for r, v in zip(jax.tree.leaves(drawn), jax.tree.leaves(x), strict=True):
         places = first + jnp.arange(v.size).reshape(v.shape)
-        mine = True if which is None else places % DIRECTIONS == which % DIRECTIONS
+        group = 0 if which is None else which % DIRECTIONS
+        every = True if which is None else group >= num_params(x)
+        mine = every | (places % DIRECTIONS == group)
         size = jnp.abs(v).astype(dtype)
         size = jnp.where(size >= OWN * length, size, length)
         leaves.append(jnp.where(mine, 2 * r * size, 0))

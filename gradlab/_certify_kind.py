@@ -28,6 +28,8 @@ NEAR = 1e-3
 # Levels of noise, 4·eps·|f| each, that values of a linear regression have been seen to scatter
 # by (up to three), with room for ten times as small residuals.
 SCATTER = 30
+# What values that are known to fall by their curvature must fall by, in levels of noise.
+FEW = 3
 
 
 class Curvature(NamedTuple):
@@ -73,6 +75,7 @@ class Facts(NamedTuple):
     seen: Curvature
     level: Array
     sides: tuple[Side, Side]
+    stated: bool  # whether the caller stated the noise
 
 
 def kind_of(facts: Facts) -> Array:
@@ -82,10 +85,20 @@ def kind_of(facts: Facts) -> Array:
     spread = jnp.maximum(*(jnp.max(spread) for spread in spreads))
     # A direction leads down if nothing along it is higher, and at two lengths or more it is
     # lower by more than noise and the little that the slope explains.
+    lower = [c < -_heard(c, level) - 2 * jnp.abs(slopes) for c, slopes in sides]
+    nowhere_higher = [~jnp.any(~(changes <= level), axis=1) for changes, _ in sides]
     down = any_of(
-        ~jnp.any(~(changes <= level), axis=1)
-        & (jnp.sum(changes < -_heard(changes, level) - 2 * jnp.abs(slopes), axis=1) >= 2)
-        for changes, slopes in sides
+        free & (jnp.sum(low, axis=1) >= 2)
+        for free, low in zip(nowhere_higher, lower, strict=True)
+    )
+    # One length is enough where it is ten times lower and the other side as much higher, as
+    # about a saddle of odd order in a loss with a large constant.
+    deep = [
+        (c < -10 * _heard(c, level) - 2 * jnp.abs(s)) & (other > 10 * _heard(other, level))
+        for (c, s), (other, _) in (sides, sides[::-1])
+    ]
+    down |= any_of(
+        free & jnp.any(odd, axis=1) for free, odd in zip(nowhere_higher, deep, strict=True)
     )
     # Where the curvature is negative beyond doubt, so does its direction if at shorter lengths
     # the loss falls below its own slope: farther away it may rise again.
@@ -95,6 +108,16 @@ def kind_of(facts: Facts) -> Array:
         for changes, slopes in sides
     )
     down |= seen.bends & any_of(jnp.sum(lower) >= 2 for lower in below)
+    # Or if both sides are lower at one length; or if, beside a large constant, no value can
+    # tell, and the curvature leaves no doubt at all. Within a stated noise it may be that of
+    # a ripple.
+    ahead, behind = (
+        changes[0] < -FEW * level + jnp.minimum(slopes[0], 0) for changes, slopes in sides
+    )
+    down |= seen.bends & jnp.any(ahead & behind)
+    certain = seen.least < -(jnp.finfo(seen.size.dtype).eps ** (1 / 3)) * seen.size
+    mute = jnp.maximum(*(spread[0] for spread in spreads)) <= FEW * level
+    down |= seen.bends & certain & mute & (not facts.stated)
     promised = jnp.where(jnp.isfinite(seen.decrement), seen.decrement, jnp.inf)
     # Where the model has no minimum: the slope over the longest length looked at.
     promised = jnp.minimum(promised, jnp.max(jnp.abs(sides[0].slopes[:, 0])))
@@ -109,6 +132,8 @@ def kind_of(facts: Facts) -> Array:
     straight = any_of(falls[:, 0] for falls in falling)
     kind = jnp.where(spread <= NOISY * level, Kind.AT_NOISE, Kind.MINIMUM)
     higher = any_of(changes > level for changes, _ in sides)
+    # A larger curvature than the least, in size, is a positive one.
+    higher |= seen.bends & (seen.size > -1.01 * seen.least)
     top = jnp.where(higher, Kind.SADDLE, Kind.MAXIMUM)
     kind = jnp.where(down, top, kind)
     kind = jnp.where(stationary, kind, Kind.NOT_STATIONARY)
@@ -122,7 +147,18 @@ def kind_of(facts: Facts) -> Array:
     falls &= seen.loud
     kind = jnp.where(straight | (falls & ~down), Kind.SLOPE, kind)
     loud = any_of(~(jnp.abs(changes) <= level) for changes, _ in sides)
-    kind = jnp.where(loud, kind, Kind.FLAT)
+    # All derivatives zero: a plateau with jumps about it, or a minimum of high order. That has
+    # nothing lower beside it, is felt at two lengths, and rises at least a hundredfold from
+    # each to the next, for it does so by the cube or more.
+    still = (max_abs(facts.grad) == 0) & (seen.size == 0)
+    fallen = any_of(changes < -level for changes, _ in sides)
+    felt = any_of(changes[:, 1:] != 0 for changes, _ in sides)
+    abrupt = any_of(
+        jnp.abs(c[:, 1:]) > jnp.maximum(1e-2 * jnp.abs(c[:, :-1]), FEW * level)
+        for c, _ in sides
+    )
+    plateau = still & ~down & (fallen | ~felt | abrupt)
+    kind = jnp.where(loud & ~plateau, kind, Kind.FLAT)
     infinite = any_of(changes == -jnp.inf for changes, _ in sides)
     bottomless = (value == -jnp.inf) | infinite
     kind = jnp.where(bottomless, Kind.UNBOUNDED, kind)

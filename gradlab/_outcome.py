@@ -228,7 +228,8 @@ def _vouched(carry: engine.Carry, numbers: Numbers, own: Any, xp: Any) -> Any:
         step = xp.where(xp.isfinite(step), step, bound)
     # With the square of the distance, or faster; see `_stopping`. The step left is up to nine
     # times shorter than the last one, by which that is judged there.
-    with np.errstate(over="ignore"):  # by roots, for in float32 their squares overflow
+    # By roots, for in float32 their squares overflow; a step left may be infinite.
+    with np.errstate(over="ignore", invalid="ignore"):
         scaled = numbers.largest_size * xp.sqrt(numbers.grad_norm)
         vanishing = scaled < 10 * FALLEN**0.5 * step * xp.sqrt(numbers.reference)
     known = resolved & ~vanishing & ((carry.step > 0) | (numbers.grad_norm > 0))

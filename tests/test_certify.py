@@ -339,3 +339,80 @@ def test_what_is_not_known_is_not_printed():
     result = gl.minimize(lambda x: jnp.sum(x**2), jnp.ones(2), "adam", max_steps=3)
     assert "NOT_EXAMINED" in repr(result.certificate)
     assert "nan" not in repr(result.certificate)
+
+
+# --- constants, plateaus, directions between the axes --------------------------------------
+
+
+@pytest.mark.parametrize("offset", [1.0, 100.0, 1e6])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_constant_does_not_hide_a_negative_curvature(offset, dtype):
+    def saddle(x):
+        return x[0] ** 2 / 2 - 0.005 * x[1] ** 2 + 0.0025 * x[1] ** 4 + offset
+
+    def top(x):
+        return offset - jnp.sum(x**2)
+
+    assert gl.certify(saddle, jnp.zeros(2, dtype)).kind == Kind.SADDLE
+    assert not gl.certify(top, jnp.zeros(2, dtype)).is_minimum
+    result = gl.minimize(saddle, jnp.array([1.0, 0.0], dtype), "lbfgs")
+    assert not result.success
+
+
+@pytest.mark.parametrize("n", [257, 1000])
+def test_a_slight_negative_curvature_is_seen_in_float32_beside_a_loss_of_one(n):
+    d = jnp.ones(n, jnp.float32).at[n // 3].set(-1e-3)
+    certificate = gl.certify(lambda x: 1 + jnp.sum(d * x**2) / 2, jnp.zeros(n, jnp.float32))
+    assert certificate.kind == Kind.SADDLE
+
+
+def test_ripples_within_a_stated_noise_are_no_saddles():
+    def rippled(x):
+        return jnp.sum(x**2) + 1e-4 * jnp.sum(jnp.cos(300 * x))
+
+    assert not gl.certify(rippled, jnp.zeros(2)).is_minimum
+    assert gl.certify(lambda x: rippled(x) + 1.0, jnp.zeros(2), noise=1e-3).is_minimum
+
+
+@pytest.mark.parametrize(("offset", "dtype"), [(1.0, np.float32), (1e8, np.float64)])
+def test_a_saddle_of_third_order_is_seen_beside_a_constant(offset, dtype):
+    def monkey(x):
+        return x[0] ** 3 - 3 * x[0] * x[1] ** 2 + offset
+
+    assert not gl.certify(monkey, jnp.zeros(2, dtype)).is_minimum
+
+
+@pytest.mark.parametrize(
+    ("loss", "n"),
+    [
+        (lambda x: x[0] ** 4 + x[1] ** 4 - 6 * x[0] ** 2 * x[1] ** 2, 2),
+        (lambda x: x[0] * x[1] * x[2], 3),
+        (lambda x: x[0] * x[1] * x[2] * x[3], 4),
+    ],
+)
+def test_falls_between_the_axes_are_found(loss, n):
+    assert gl.certify(loss, jnp.zeros(n)).kind == Kind.SADDLE
+
+
+@pytest.mark.parametrize("power", [4, 6, 10])
+@pytest.mark.parametrize("offset", [0.0, 1e-3])
+def test_minima_of_high_order_are_no_plateaus(power, offset):
+    certificate = gl.certify(lambda x: jnp.sum(x**power) + offset, jnp.zeros(2))
+    assert certificate.is_minimum == (power < 10 or offset == 0)  # else lost in rounding
+    if not certificate.is_minimum:
+        assert certificate.kind == Kind.FLAT
+
+
+def test_steps_between_plateaus_are_never_minima(random):
+    inputs, w = random.standard_normal((200, 3)), random.standard_normal(3)
+    labels = inputs @ w > 0
+
+    def wrong(v):
+        return jnp.mean(jnp.where((inputs @ v > 0) == labels, 0.0, 1.0))
+
+    for _ in range(5):
+        assert not gl.certify(wrong, jnp.asarray(random.standard_normal(3))).is_minimum
+    for x in (0.5, 2.5, 3.1, 3.9, 10.4, -2.4):
+        for stairs in (jnp.floor, jnp.round):
+            assert not gl.certify(lambda x, s=stairs: jnp.sum(s(x)), jnp.array([x])).is_minimum
+    assert not gl.minimize(lambda x: jnp.sum(jnp.floor(x)), jnp.array([3.1]), "lbfgs").success
