@@ -159,10 +159,12 @@ def record(
             yield run
         return
     if earlier:
-        run = _reopened(Path(earlier), name, dtype)
+        run = _reopened(Path(earlier), name, dtype, given)
     else:
         run = RunFolder(claim(root, name), {"schema": SCHEMA, "name": name})
-        run.summary.update(start=_now(), command=shlex.join(sys.argv), arguments=given)
+        run.summary.update(start=_now(), command=shlex.join(sys.argv))
+        if options is not None:
+            run.summary["arguments"] = given
     import jax
 
     session = _session(run.folder, options)
@@ -274,8 +276,8 @@ def _ended(run: RunFolder, session: Session, seconds: float) -> None:
     tell(f"The time was up; go on with --resume {run.folder}")
 
 
-def _reopened(folder: Path, name: str, dtype: str) -> RunFolder:
-    """Open the folder of an earlier run to go on with it."""
+def _reopened(folder: Path, name: str, dtype: str, given: list[str]) -> RunFolder:
+    """Open the folder of an earlier run to go on with that very run: it is written over."""
     from gradlab import stored
 
     try:
@@ -288,10 +290,28 @@ def _reopened(folder: Path, name: str, dtype: str) -> RunFolder:
                 f"--resume {folder}: that is a run of {what} {summary.get(what)!r}, not "
                 f"{expected!r}."
             )
+    asked = summary.get("arguments", given)
+    if _settings(asked) != _settings(given):
+        raise UsageError(
+            f"--resume {folder}: that run was asked for by `{shlex.join(asked)}`. Go on with "
+            f"--resume alone, or leave it out for a new run by `{shlex.join(given)}`."
+        )
     summary.setdefault("resumed", []).append(_now())
     for word in ("error", "end"):
         summary.pop(word, None)
     return RunFolder(folder, summary)
+
+
+def _settings(arguments: Sequence[str]) -> list[list[str]]:
+    """What of the arguments says what is run, in any order: not where, nor on what devices."""
+    settings: list[list[str]] = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            settings.append([name, value] if equals else [name])
+        elif settings:
+            settings[-1].append(argument)
+    return sorted(each for each in settings if each[0] not in ("--out", "--shard"))
 
 
 @contextlib.contextmanager

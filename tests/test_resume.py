@@ -417,6 +417,10 @@ def test_time_ends_a_comparison_and_resume_goes_on(tmp_path, monkeypatch, capsys
             "a run of dtype 'float32', not 'float64'",
         ),
         (["--resume", "newer", "--problem", "square"], "has schema 99"),
+        (
+            ["--resume", "wood", "--problem", "square"],
+            "asked for by `--problem wood --methods bfgs`. Go on with --resume alone",
+        ),
     ],
 )
 def test_what_cannot_go_on_is_told_in_one_line(arguments, told, tmp_path, monkeypatch, capsys):
@@ -425,6 +429,12 @@ def test_what_cannot_go_on_is_told_in_one_line(arguments, told, tmp_path, monkey
         "other": {"schema": 1, "name": "other", "dtype": "float64"},
         "single": {"schema": 1, "name": "compare", "dtype": "float32"},
         "newer": {"schema": 99, "name": "compare", "dtype": "float64"},
+        "wood": {
+            "schema": 1,
+            "name": "compare",
+            "dtype": "float64",
+            "arguments": ["--problem", "wood", "--methods", "bfgs"],
+        },
     }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "summary.json").write_text(to_json(summary))
