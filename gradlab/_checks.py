@@ -18,6 +18,7 @@ from gradlab._errors import leaf_name
 from gradlab._typing import Params
 
 __all__ = [
+    "check_args",
     "check_callable",
     "check_count",
     "check_params",
@@ -77,9 +78,24 @@ def _dtype_of(name: str, leaf: Any) -> Any:
     if dtype.kind not in "fciub":
         raise TypeError(
             f"`{name}` must be a floating array, got {type(leaf).__name__} {leaf!r:.60}. Keep "
-            "settings out of the parameters: close over them or pass them in `args`."
+            "settings out of the parameters: close over them, or pass numbers in `args`."
         )
     return dtype
+
+
+def check_args(args: Any) -> None:
+    """Raise unless the further arguments of a loss are a tuple of what JAX can trace."""
+    if not isinstance(args, tuple):
+        raise TypeError(f"`args` must be a tuple, got {type(args).__name__}. Write (data,).")
+    for path, leaf in jax.tree_util.tree_flatten_with_path(args)[0]:
+        if isinstance(leaf, jax.Array | jax.core.Tracer) or hasattr(leaf, "__jax_array__"):
+            continue
+        if np.asarray(leaf).dtype.kind not in "fciubV":  # V: bfloat16 and its like
+            raise TypeError(
+                f"`{leaf_name('args', path)}` must be an array or a number, for arguments are "
+                f"traced, got {type(leaf).__name__} {leaf!r:.60}. Let the loss close over it "
+                "instead: lambda params, *data: loss(params, it, *data)."
+            )
 
 
 def _warn_once(topic: str, message: str) -> None:
@@ -106,16 +122,19 @@ def check_count(argument: str, value: Any, smallest: int = 0) -> int:
     return int(value)
 
 
-def check_positive(argument: str, value: Any, *, zero: bool = True) -> Any:
-    """Return a non-negative finite number (or a tracer, or None), or raise."""
+def check_positive(
+    argument: str, value: Any, *, zero: bool = True, finite: bool = False
+) -> Any:
+    """Return a non-negative number (or a tracer, or None), or raise."""
     if value is None or isinstance(value, jax.core.Tracer):
         return value
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
-    if math.isnan(number) or number < 0 or (number == 0 and not zero):
-        rule = "≥ 0" if zero else "> 0"
+    endless = finite and math.isinf(number)
+    if math.isnan(number) or number < 0 or (number == 0 and not zero) or endless:
+        rule = ("≥ 0" if zero else "> 0") + (" and finite" if finite else "")
         raise ValueError(f"`{argument}` must be a number {rule}, got {value!r}.")
     return number
 

@@ -18,6 +18,7 @@ import optax
 
 from gradlab import _stopping as stopping
 from gradlab._checks import scalar_loss
+from gradlab._errors import leaf_name
 from gradlab._numbers import Counts, Numbers, Precision, Problem, row
 from gradlab._tree import any_lane, inner, max_abs, norm, select, where, working_dtype
 from gradlab._typing import AnyArray, Array, Params
@@ -349,4 +350,11 @@ def _record(
 
 def auxiliary(program: Program, args: tuple[Any, ...], x: Params) -> Any:
     """Evaluate the loss's auxiliary output at x."""
-    return scalar_loss(program.loss, program.has_aux)(x, *args)[1]
+    aux = scalar_loss(program.loss, program.has_aux)(x, *args)[1]
+    for path, leaf in jax.tree_util.tree_flatten_with_path(aux)[0]:
+        if isinstance(leaf, str | bytes) or callable(leaf):
+            raise TypeError(
+                f"`{leaf_name('aux', path)}` must be an array or a number, for the loss is "
+                f"compiled, got {type(leaf).__name__} {leaf!r:.60}. Keep it out of the loss."
+            )
+    return aux

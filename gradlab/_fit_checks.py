@@ -68,11 +68,17 @@ def check_bounds(bounds: Any, x0: Params) -> Any:
         return None
     if not isinstance(bounds, tuple | list) or len(bounds) != 2:
         raise ValueError("`bounds` must be a pair (lower, upper), each a number or like x0.")
+    if any(side is None for side in bounds):
+        raise ValueError("`bounds`: None is no bound; write -jnp.inf or jnp.inf where none is.")
     sides = tuple(_like(side, x0) for side in bounds)
     for low, high in zip(*(jax.tree.leaves(side) for side in sides), strict=True):
         known = not isinstance(low, jax.core.Tracer) and not isinstance(high, jax.core.Tracer)
         if known and not np.all(np.asarray(low) <= np.asarray(high)):
             raise ValueError("`bounds`: a lower bound exceeds its upper bound, or is NaN.")
+        if known and np.any((np.asarray(low) == np.inf) | (np.asarray(high) == -np.inf)):
+            raise ValueError(
+                "`bounds` leave no finite value: a lower one is inf, or an upper -inf."
+            )
     return sides
 
 

@@ -179,7 +179,7 @@ def _examined(
     if not vouches(own) or looks_at_rest(own):
         ended = ended | (small & (certificate.decrement < np.inf) & ~far)
         ended = ended | (certificate.decrement <= NOISY * certificate.noise)
-    ended = ended & minimum
+    ended = (ended | getattr(own, "quiet", False)) & minimum
     status = where(stuck & ended, Status.NOISE_FLOOR, status)
     unproved = (kind == Kind.FLAT) & ~_descended(numbers, certificate)
     # What began with no gradient may be a plateau, whatever changes far away.

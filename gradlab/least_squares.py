@@ -110,7 +110,7 @@ def least_squares(
             no matrix; see `gradlab.optimizers`.
         args: Further arguments of `residual`. They are traced: new data never recompile.
         weights: Weights of the squares, not negative, shaped like the residuals; with
-            standard deviations σ these are 1/σ².
+            standard deviations σ these are 1/σ². A residual of weight 0 may be NaN.
         bounds: Lower and upper bounds, each a number or a pytree like `x0`; a start outside
             is moved inside, and steps are projected.
         loss: "linear" (default), "huber", "soft_l1", "cauchy" or "arctan", with Triggs'
@@ -156,7 +156,7 @@ def least_squares(
         check_callable("callback", callback, "a function of a Progress")
     deadline = check_positive("max_seconds", max_seconds)
     steps = DEFAULT_STEPS if max_steps is None else check_count("max_steps", max_steps)
-    scale = check_positive("loss_scale", loss_scale, zero=False)
+    scale = check_positive("loss_scale", loss_scale, zero=False, finite=True)
     x0 = check_params(x0)
     m = count_residuals(residual, x0, args)
     if method == BY_PRODUCTS:

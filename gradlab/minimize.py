@@ -14,6 +14,7 @@ import optax
 from gradlab import _driver as driver
 from gradlab import _engine as engine
 from gradlab._checks import (
+    check_args,
     check_callable,
     check_count,
     check_params,
@@ -264,8 +265,7 @@ def _check_options(args: Any, loop: Any, trace: Any) -> None:
     check_choice("loop", loop, ("auto", "host", "single"))
     if trace is not None:
         check_choice("trace", trace, ("params", "scalars"))
-    if not isinstance(args, tuple):
-        raise TypeError(f"`args` must be a tuple, got {type(args).__name__}. Write (data,).")
+    check_args(args)
 
 
 def _refuse_host_options(

@@ -55,8 +55,8 @@ _MESSAGES = {
     Status.UNBOUNDED: "the loss has no lower bound along the path taken",
     Status.FLAT: "the loss does not change around the point: a plateau, on which nothing tells "
     "where it falls",
-    Status.STATIONARY_NOT_MINIMUM: "the gradient vanishes, but lower values lie next to the "
-    "point: a saddle or a maximum",
+    Status.STATIONARY_NOT_MINIMUM: "a stopping test held, but lower values lie next to the "
+    "point: a saddle, a maximum or a slope",
     Status.STOPPED_BY_CALLBACK: "the callback asked to stop",
     Status.OUT_OF_TIME: "max_seconds passed before any stopping test held",
     Status.RUNNING: "still running",

@@ -579,3 +579,62 @@ def test_numbers_near_the_largest_of_float32_end_a_run_without_a_warning(method)
 
     result = gl.minimize(loss, jnp.full(3, 1e19, jnp.float32), method, max_steps=60)
     assert not np.isnan(result.fun)
+
+
+@pytest.mark.parametrize(
+    ("args", "name"),
+    [
+        (("mean",), "args[0]"),
+        ((1.0, {"kind": "mean"}), "args[1]['kind']"),
+        ((np.array(["a", "b"]),), "args[0]"),
+        (([jnp.sin],), "args[0][0]"),
+    ],
+)
+def test_arguments_that_cannot_be_traced_are_named(args, name):
+    def loss(x, *_):
+        return jnp.sum(x**2)
+
+    calls = (
+        lambda: gl.minimize(loss, jnp.ones(2), args=args),
+        lambda: gl.least_squares(lambda x, *_: x, jnp.ones(2), args=args),
+        lambda: gl.compare(loss, "gd", starts=[jnp.ones(2)], args=args),
+        lambda: gl.multistart(loss, ["gd"], starts=[jnp.ones(2)], args=args),
+    )
+    for call in calls:
+        with pytest.raises(TypeError) as told:
+            call()
+        assert str(told.value).startswith(f"`{name}` must be an array or a number")
+        assert "close over it" in str(told.value)
+    numbers = (
+        1,
+        2.0,
+        True,
+        np.float32(1),
+        np.ones(2),
+        jax.random.key(0),
+        None,
+        jnp.bfloat16(1),
+    )
+    assert gl.minimize(loss, jnp.ones(2), args=(*numbers, np.ones(2, jnp.bfloat16))).success
+
+
+def test_words_in_the_auxiliary_output_are_named():
+    def loss(x):
+        return jnp.sum(x**2), {"size": x, "said": "hello"}
+
+    with pytest.raises(TypeError, match=r"`aux\['said'\]` must be an array or a number"):
+        gl.minimize(loss, jnp.ones(2), has_aux=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        ({"bounds": (None, 1.0)}, "None is no bound"),
+        ({"bounds": (0.0, None)}, "None is no bound"),
+        ({"bounds": (np.inf, np.inf)}, "no finite value"),
+        ({"loss": "huber", "loss_scale": np.inf}, "> 0 and finite"),
+    ],
+)
+def test_bounds_and_scales_without_a_finite_value_are_refused(options, rule):
+    with pytest.raises(ValueError, match=rule):
+        gl.least_squares(lambda x: x - 1, jnp.ones(2), **options)

@@ -529,3 +529,30 @@ def test_differences_serve_parameters_of_any_structure(operator, loss):
     assert fit.success
     got = [fit.x["height"], fit.x["rate"], fit.x["level"][0, 0]]
     np.testing.assert_allclose(got, flat.x, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS[:3])
+@pytest.mark.parametrize("power", [9, 12])
+def test_nearly_collinear_columns_solved_to_their_noise_are_a_success(method, power):
+    t = np.linspace(0, 1, 10)
+    y = 2 * t + 1 + 0.1 * np.random.default_rng(0).standard_normal(10)
+    columns = np.stack([t, t * (1 + 10.0**-power * t)], axis=1)
+    fit = least_squares(lambda b: columns @ b - y, jnp.zeros(2), method)
+    exact = np.linalg.lstsq(columns, y)[0]
+    assert fit.status == Status.NOISE_FLOOR
+    least = np.sum((columns @ exact - y) ** 2)
+    assert fit.fun <= least * (1 + 1e-3)
+
+
+def test_a_datum_of_no_weight_may_be_missing():
+    t, y = data()
+    weights = jnp.ones(12).at[jnp.array([2, 7])].set(0)
+    fit = least_squares(
+        decay, START, args=(t, y.at[2].set(jnp.nan).at[7].set(jnp.inf)), weights=weights
+    )
+    kept = np.delete(np.arange(12), [2, 7])
+    without = least_squares(decay, START, args=(t[kept], y[kept]))
+    assert fit.success
+    assert fit.degrees_of_freedom == without.degrees_of_freedom
+    np.testing.assert_allclose(fit.x, without.x, rtol=1e-8)
+    np.testing.assert_allclose(fit.standard_errors, without.standard_errors, rtol=1e-8)

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from gradlab import _distributed, sharding
-from gradlab._checks import check_count, check_positive
+from gradlab._checks import check_args, check_count, check_positive
 from gradlab._errors import accepts_only_its_keywords, check_choice
 from gradlab._session import OutOfTimeError
 from gradlab._typing import GradientOperator, Loss, Params
@@ -305,6 +305,7 @@ def _described(
             "`problem` must be a gradlab problem or a function loss(params, *args), got "
             f"{type(problem).__name__}.{hint}"
         )
+    check_args(args)
     name = getattr(problem, "__name__", type(problem).__name__)
     return "loss" if name == "<lambda>" else name, problem, args, None
 

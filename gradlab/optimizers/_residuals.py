@@ -107,8 +107,10 @@ class Residuals:
         return self.weighted(flat_residuals(self.function, self.tree(x), *self.args))
 
     def weighted(self, residuals: Array) -> Array:
-        """Multiply by the roots of the weights."""
-        return residuals if self.roots is None else residuals * self.roots
+        """Multiply by the roots of the weights; a residual of no weight may be NaN."""
+        if self.roots is None:
+            return residuals
+        return jnp.where(self.roots == 0, 0, residuals * self.roots)
 
     def losses(self, residuals: Array) -> Robust:
         """Loss of each residual with its derivatives."""

@@ -96,6 +96,15 @@ class LeastSquaresState(NamedTuple):
         return jnp.where(self.finished, 0, jnp.inf).astype(self.value.dtype)
 
     @property
+    def quiet(self) -> Array:
+        """Whether what a step still promises is within the noise of the residuals.
+
+        That grows with the terms that cancel in them, far beyond the rounding of the loss
+        where the data leave two large parameters nearly open.
+        """
+        return self.point.promise <= self.point.level
+
+    @property
     def remaining(self) -> Array:
         """Likewise for the length of the step still to take."""
         return self.decrement
