@@ -91,10 +91,10 @@ def kind_of(facts: Facts) -> Array:
         free & (jnp.sum(low, axis=1) >= 2)
         for free, low in zip(nowhere_higher, lower, strict=True)
     )
-    # One length is enough where it is ten times lower and the other side as much higher, as
+    # One length is enough where it is three times lower and the other side as much higher, as
     # about a saddle of odd order in a loss with a large constant.
     deep = [
-        (c < -10 * _heard(c, level) - 2 * jnp.abs(s)) & (other > 10 * _heard(other, level))
+        (c < -3 * _heard(c, level) - 2 * jnp.abs(s)) & (other > 3 * _heard(other, level))
         for (c, s), (other, _) in (sides, sides[::-1])
     ]
     down |= any_of(
@@ -132,8 +132,6 @@ def kind_of(facts: Facts) -> Array:
     straight = any_of(falls[:, 0] for falls in falling)
     kind = jnp.where(spread <= NOISY * level, Kind.AT_NOISE, Kind.MINIMUM)
     higher = any_of(changes > level for changes, _ in sides)
-    # A larger curvature than the least, in size, is a positive one.
-    higher |= seen.bends & (seen.size > -1.01 * seen.least)
     top = jnp.where(higher, Kind.SADDLE, Kind.MAXIMUM)
     kind = jnp.where(down, top, kind)
     kind = jnp.where(stationary, kind, Kind.NOT_STATIONARY)
@@ -147,17 +145,16 @@ def kind_of(facts: Facts) -> Array:
     falls &= seen.loud
     kind = jnp.where(straight | (falls & ~down), Kind.SLOPE, kind)
     loud = any_of(~(jnp.abs(changes) <= level) for changes, _ in sides)
-    # All derivatives zero: a plateau with jumps about it, or a minimum of high order. That has
-    # nothing lower beside it, is felt at two lengths, and rises at least a hundredfold from
-    # each to the next, for it does so by the cube or more.
+    # All derivatives zero: a plateau with jumps about it, or a minimum of high order. That is
+    # felt at two lengths, and rises at least a hundredfold from each to the next, for it does
+    # so by the cube or more.
     still = (max_abs(facts.grad) == 0) & (seen.size == 0)
-    fallen = any_of(changes < -level for changes, _ in sides)
     felt = any_of(changes[:, 1:] != 0 for changes, _ in sides)
     abrupt = any_of(
         jnp.abs(c[:, 1:]) > jnp.maximum(1e-2 * jnp.abs(c[:, :-1]), FEW * level)
         for c, _ in sides
     )
-    plateau = still & ~down & (fallen | ~felt | abrupt)
+    plateau = still & ~down & (~felt | abrupt)
     kind = jnp.where(loud & ~plateau, kind, Kind.FLAT)
     infinite = any_of(changes == -jnp.inf for changes, _ in sides)
     bottomless = (value == -jnp.inf) | infinite

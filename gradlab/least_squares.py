@@ -99,7 +99,8 @@ def least_squares(
 
     As of `minimize`, `x` and `fun` of the answer can be differentiated with respect to `args`
     and `weights`, by the exact Hessian, and so can `residuals`, `jacobian` and what is made of
-    them, as `standard_errors`; parameters that a bound holds do not move.
+    them, as `standard_errors`. Parameters that a bound holds do not move, and bounds count as
+    constants: the derivative with respect to them is zero.
 
     Args:
         residual: Function `residual(params, *args)` to the residuals, an array or a pytree of

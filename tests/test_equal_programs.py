@@ -1,8 +1,10 @@
 """Functions and methods made anew, compiled once: and never a wrong program for them."""
 
 import functools
+import os
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -86,6 +88,23 @@ def test_shapes_dtypes_and_structures_are_told_apart():
     assert [set(tree) for tree in by_name] == [{"a"}, {"b"}]
 
 
+def test_weak_types_and_devices_are_kept():
+    for x in (2.0, jnp.float32(2), np.float32(2), jnp.asarray(2.0)):
+        assert computed(lambda x: x + 1, x).weak_type == (x + jnp.zeros((), bool)).weak_type
+    script = """
+import jax, jax.numpy as jnp, gradlab as gl
+from jax.sharding import NamedSharding, PartitionSpec
+hessian, places = gl.hessian(lambda x: jnp.sum(x**3)), jax.devices()
+for place in (*places, NamedSharding(gl.sharding.mesh(), PartitionSpec())):
+    got = hessian(jax.device_put(jnp.arange(4.0), place))
+    print(len(got.devices()), got.sum())
+"""
+    told = subprocess.check_output(
+        [sys.executable, "-c", script], text=True, env=os.environ | {"JAX_NUM_CPU_DEVICES": "2"}
+    )
+    assert told.split() == ["1", "36.0", "1", "36.0", "2", "36.0"]
+
+
 def test_within_a_trace_the_function_is_called_as_it_is():
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(0, None))
@@ -148,6 +167,15 @@ def test_methods_of_other_numbers_are_others():
     made += [optax.adam(0.1), optax.adam(0.2), optax.adam(0.1, nesterov=True), optax.sgd(0.1)]
     made += [optax.chain(optax.sgd(0.1), optax.adam(0.1)), optax.sgd(-0.0), optax.sgd(0.0)]
     assert len({recipe(method) for method in made}) == len(made)
+
+
+def test_a_function_differs_by_its_defaults_too():
+    def library(step):
+        home = {"__name__": "optax.made_up"}
+        return types.FunctionType((lambda step: step).__code__, home, "library", (step,))
+
+    assert recipe(library(0.1)) == recipe(library(0.1))
+    assert recipe(library(0.1)) != recipe(library(0.2))
 
 
 RATE = 0.1
