@@ -156,6 +156,20 @@ def test_no_decrease_is_no_recommendation():
     assert "none lowered the loss" in told
 
 
+@pytest.mark.parametrize("start", [[0.0, 0.0], [1.0, 1e-3]])
+def test_no_method_is_recommended_for_a_loss_without_a_bound(start):
+    def endless(x):
+        return x[0] ** 2 - x[1] ** 2 + 100
+
+    runs = gl.compare(endless, ["lbfgs", "newton"], starts=[jnp.array(start)], max_cost=400)
+    known = methods.Known(None, None, None, None, None, runs, True, jnp.array(start))
+    method, told = methods._method(known)
+    assert method is None
+    assert "no lower bound" in told
+    assert "newton" in told
+    assert methods._second_order(known) == ""
+
+
 @pytest.mark.parametrize(
     ("seconds", "best", "said"),
     [

@@ -19,6 +19,7 @@ from gradlab.derivatives.check import CheckReport
 from gradlab.derivatives.digits import Digits
 from gradlab.diagnose.curvature import Curvature
 from gradlab.diagnose.section import Figure, Section
+from gradlab.result import Status
 
 __all__ = ["Known", "advice", "comparison", "default_methods"]
 
@@ -32,6 +33,9 @@ _DENSE = 500
 _COST, _HESSIANS = 400, 20
 # Each method's time. A tenth of a minute keeps five of them below one.
 _SECONDS = 10.0
+# A loss that falls this many times as far below zero as it and its first step were large has
+# no minimum that a method could be chosen for.
+_OUT_OF_SIGHT = 1e12
 # Reached means that a millionth of the possible decrease is left, as in the experiments.
 _TOLERANCE = 1e-6
 # A busy machine moves one timing by half of itself and a tenth of a second: nearer ones are
@@ -175,6 +179,9 @@ def _method(known: Known) -> tuple[str | None, str]:
     """Name the method that got there first, by time where time tells, else by cost."""
     if known.comparison is None:
         return None, "Method: no comparison could be made, so none is recommended."
+    endless = _endless(known.comparison)
+    if endless:
+        return None, f"Method: none. {endless}"
     rows = [_row(known.comparison, run) for run in known.comparison.runs]
     there = [row for row in rows if row["cost_to_reach"] is not None]
     if not there:
@@ -203,9 +210,31 @@ def _method(known: Known) -> tuple[str | None, str]:
     return cheap["method"], f"{told}.{provisional}"
 
 
+def _endless(found: Comparison) -> str:
+    """Say that the loss has no lower bound, where runs fell out of sight."""
+    traces = {run.method: run.trace for run in found.runs if run.trace and _is_endless(run)}
+    if not traces:
+        return ""
+    names = ", ".join(traces)
+    lowest = min(float(np.nanmin(trace.loss)) for trace in traces.values())
+    return (
+        f"The loss seems to have no lower bound: {names} followed it to {lowest:.3g}. There is "
+        "no minimum to find before a penalty or a constraint bounds it."
+    )
+
+
+def _is_endless(run: Any) -> bool:
+    """Whether a run found no bound, or fell out of all proportion to the loss at its start."""
+    losses = run.trace.loss[np.isfinite(run.trace.loss)]
+    if run.result.status == Status.UNBOUNDED or len(losses) < 2:
+        return bool(run.result.status == Status.UNBOUNDED)
+    size = np.abs(losses[0]) + np.abs(losses[1] - losses[0])
+    return bool(losses.min() < -_OUT_OF_SIGHT * size)
+
+
 def _second_order(known: Known) -> str:
     """Say whether second derivatives paid."""
-    if known.comparison is None:
+    if known.comparison is None or _endless(known.comparison):
         return ""
     rows = [_row(known.comparison, run) for run in known.comparison.runs]
     prices: dict[bool, list[float]] = {True: [], False: []}
