@@ -80,88 +80,101 @@ class Facts(NamedTuple):
 
 def kind_of(facts: Facts) -> Array:
     """Draw the conclusion."""
-    value, level, sides = facts.value, facts.level, facts.sides
-    spreads = [_largest(side.changes) for side in sides]
-    spread = jnp.maximum(*(jnp.max(spread) for spread in spreads))
-    # A direction leads down if nothing along it is higher, and at two lengths or more it is
-    # lower by more than noise and the little that the slope explains.
-    lower = [c < -_heard(c, level) - 2 * jnp.abs(slopes) for c, slopes in sides]
-    nowhere_higher = [~jnp.any(~(changes <= level), axis=1) for changes, _ in sides]
-    down = any_of(
-        free & (jnp.sum(low, axis=1) >= 2)
-        for free, low in zip(nowhere_higher, lower, strict=True)
-    )
-    # One length is enough where it is three times lower and the other side as much higher, as
-    # about a saddle of odd order in a loss with a large constant.
-    deep = [
-        (c < -3 * _heard(c, level) - 2 * jnp.abs(s)) & (other > 3 * _heard(other, level))
-        for (c, s), (other, _) in (sides, sides[::-1])
-    ]
-    down |= any_of(
-        free & jnp.any(odd, axis=1) for free, odd in zip(nowhere_higher, deep, strict=True)
-    )
-    # Where the curvature is negative beyond doubt, so does its direction if at shorter lengths
-    # the loss falls below its own slope: farther away it may rise again.
-    seen, nearby = facts.seen, slice(len(LENGTHS) // 2, None)
-    below = (
-        changes[0, nearby] < -level + jnp.minimum(slopes[0, nearby], 0)
-        for changes, slopes in sides
-    )
-    down |= seen.bends & any_of(jnp.sum(lower) >= 2 for lower in below)
-    # Or if both sides are lower at one length; or if, beside a large constant, no value can
-    # tell, and the curvature leaves no doubt at all. Within a stated noise it may be that of
-    # a ripple.
-    ahead, behind = (
-        changes[0] < -FEW * level + jnp.minimum(slopes[0], 0) for changes, slopes in sides
-    )
-    down |= seen.bends & jnp.any(ahead & behind)
-    certain = seen.least < -(jnp.finfo(seen.size.dtype).eps ** (1 / 3)) * seen.size
-    mute = jnp.maximum(*(spread[0] for spread in spreads)) <= FEW * level
-    down |= seen.bends & certain & mute & (not facts.stated)
+    value, level, sides, seen = facts.value, facts.level, facts.sides, facts.seen
+    spread = jnp.maximum(*(jnp.max(_largest(side.changes)) for side in sides))
+    down = _falls_by_values(sides, level) | (seen.bends & _falls_by_curvature(facts))
     promised = jnp.where(jnp.isfinite(seen.decrement), seen.decrement, jnp.inf)
     # Where the model has no minimum: the slope over the longest length looked at.
     promised = jnp.minimum(promised, jnp.max(jnp.abs(sides[0].slopes[:, 0])))
     share = jnp.where(down, NEAR, SLIGHT)
     stationary = promised <= jnp.maximum(share * spread, NOISY * level)
-    # Along some direction the loss may be a slope and nothing else, however far looked, or as
-    # far as its curvature says.
-    falling = [
-        (changes < -NOISY * level) & (jnp.abs(changes - slopes) <= 0.5 * jnp.abs(slopes))
-        for changes, slopes in sides
-    ]
-    straight = any_of(falls[:, 0] for falls in falling)
     kind = jnp.where(spread <= NOISY * level, Kind.AT_NOISE, Kind.MINIMUM)
     higher = any_of(changes > level for changes, _ in sides)
     top = jnp.where(higher, Kind.SADDLE, Kind.MAXIMUM)
     kind = jnp.where(down, top, kind)
     kind = jnp.where(stationary, kind, Kind.NOT_STATIONARY)
-    # (On one side it may be up a wall.)
-    slope, around = jnp.abs(sides[0].slopes[0, 0]), jnp.minimum(*(s[0] for s in spreads))
-    falls = slope > jnp.maximum(NEAR * around, NOISY * level)
-    # Or it turns before the longest length, and falls as it says up to there.
-    falls |= any_of(falls[0] for falls in falling)
-    # Or nothing is seen of what the gradient says: a plateau, as far as values tell.
-    falls |= around <= NOISY * level
-    falls &= seen.loud
-    kind = jnp.where(straight | (falls & ~down), Kind.SLOPE, kind)
+    kind = jnp.where(_is_slope(facts, down), Kind.SLOPE, kind)
     loud = any_of(~(jnp.abs(changes) <= level) for changes, _ in sides)
-    # All derivatives zero: a plateau with jumps about it, or a minimum of high order. That is
-    # felt at two lengths, and rises at least a hundredfold from each to the next, for it does
-    # so by the cube or more.
-    still = (max_abs(facts.grad) == 0) & (seen.size == 0)
-    felt = any_of(changes[:, 1:] != 0 for changes, _ in sides)
-    abrupt = any_of(
-        jnp.abs(c[:, 1:]) > jnp.maximum(1e-2 * jnp.abs(c[:, :-1]), FEW * level)
-        for c, _ in sides
-    )
-    plateau = still & ~down & (~felt | abrupt)
-    kind = jnp.where(loud & ~plateau, kind, Kind.FLAT)
+    kind = jnp.where(loud & ~(_is_plateau(facts) & ~down), kind, Kind.FLAT)
     infinite = any_of(changes == -jnp.inf for changes, _ in sides)
     bottomless = (value == -jnp.inf) | infinite
     kind = jnp.where(bottomless, Kind.UNBOUNDED, kind)
     finite = jnp.isfinite(max_abs(facts.grad)) & jnp.isfinite(value)
     finite |= value == -jnp.inf
     return jnp.where(finite, kind, Kind.NOT_FINITE).astype(jnp.int32)
+
+
+def _falls_by_values(sides: tuple[Side, Side], level: Array) -> Array:
+    """Whether a direction leads down: nothing along it is higher, and it is lower.
+
+    That is by more than noise and the little that the slope explains, at two lengths or more;
+    or at one, where it is three times lower and the other side as much higher, as about a
+    saddle of odd order in a loss with a large constant.
+    """
+    found = []
+    for (changes, slopes), (other, _) in (sides, sides[::-1]):
+        heard = _heard(changes, level)
+        fallen = changes + 2 * jnp.abs(slopes)
+        twice = jnp.sum(fallen < -heard, axis=1) >= 2
+        odd = (fallen < -3 * heard) & (other > 3 * _heard(other, level))
+        nowhere_higher = ~jnp.any(~(changes <= level), axis=1)
+        found.append(nowhere_higher & (twice | jnp.any(odd, axis=1)))
+    return any_of(found)
+
+
+def _falls_by_curvature(facts: Facts) -> Array:
+    """Whether values bear out a curvature that is negative beyond doubt.
+
+    Its direction leads down if at two of the shorter lengths the loss falls below its own
+    slope (farther away it may rise again), or at one length on both sides. Where no value can
+    tell, beside a large constant, a curvature that leaves no doubt at all is enough, unless it
+    may be that of a ripple within a stated noise.
+    """
+    level, seen = facts.level, facts.seen
+    sides = [(changes[0], jnp.minimum(slopes[0], 0)) for changes, slopes in facts.sides]
+    nearby = slice(len(LENGTHS) // 2, None)
+    once = any_of(jnp.sum((c < -level + s)[nearby]) >= 2 for c, s in sides)
+    ahead, behind = (changes < -FEW * level + slopes for changes, slopes in sides)
+    certain = seen.least < -(jnp.finfo(seen.size.dtype).eps ** (1 / 3)) * seen.size
+    mute = jnp.maximum(*(_largest(side.changes)[0] for side in facts.sides)) <= FEW * level
+    return once | jnp.any(ahead & behind) | (certain & mute & (not facts.stated))
+
+
+def _is_slope(facts: Facts, down: Array) -> Array:
+    """Whether along some direction the loss is a slope and nothing else.
+
+    However far looked; or as far as its curvature says, where the gradient is loud.
+    """
+    level, sides = facts.level, facts.sides
+    falling = [
+        (changes < -NOISY * level) & (jnp.abs(changes - slopes) <= 0.5 * jnp.abs(slopes))
+        for changes, slopes in sides
+    ]
+    straight = any_of(falls[:, 0] for falls in falling)
+    # (On one side it may be up a wall.)
+    slope = jnp.abs(sides[0].slopes[0, 0])
+    around = jnp.minimum(*(_largest(side.changes)[0] for side in sides))
+    falls = slope > jnp.maximum(NEAR * around, NOISY * level)
+    # Or it turns before the longest length, and falls as it says up to there.
+    falls |= any_of(falls[0] for falls in falling)
+    # Or nothing is seen of what the gradient says: a plateau, as far as values tell.
+    falls |= around <= NOISY * level
+    return straight | (falls & facts.seen.loud & ~down)
+
+
+def _is_plateau(facts: Facts) -> Array:
+    """Whether all derivatives are zero, and what changes around the point are jumps.
+
+    A minimum of high order is felt at two lengths, and rises at least a hundredfold from each
+    to the next, for it does so by the cube or more.
+    """
+    still = (max_abs(facts.grad) == 0) & (facts.seen.size == 0)
+    felt = any_of(changes[:, 1:] != 0 for changes, _ in facts.sides)
+    abrupt = any_of(
+        jnp.abs(c[:, 1:]) > jnp.maximum(1e-2 * jnp.abs(c[:, :-1]), FEW * facts.level)
+        for c, _ in facts.sides
+    )
+    return still & (~felt | abrupt)
 
 
 def _heard(changes: Array, level: Array) -> Array:
