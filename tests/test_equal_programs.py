@@ -105,6 +105,46 @@ for place in (*places, NamedSharding(gl.sharding.mesh(), PartitionSpec())):
     assert told.split() == ["1", "36.0", "1", "36.0", "2", "36.0"]
 
 
+def test_arrays_closed_over_anywhere_are_told_apart(random):
+    # Large ones too, which a program's text could leave out.
+    def within(place, array):
+        def weigh(x):
+            return jnp.sum(x * array)
+
+        ruled = jax.custom_jvp(weigh)
+        ruled.defjvp(lambda p, t: (weigh(*p), weigh(*t)))
+        return {
+            "itself": weigh,
+            "jit": jax.jit(weigh),
+            "custom_jvp": ruled,
+            "cond": lambda x: jax.lax.cond(x[0] > 0, weigh, lambda x: x[0], x),
+            "grad": lambda x: jnp.sum(jax.grad(weigh)(x) * x),
+        }[place]
+
+    for place in ("itself", "jit", "custom_jvp", "cond", "grad"):
+        for convert in (np.asarray, jnp.asarray):
+            for array in random.standard_normal((2, 3000)):
+                got = computed(within(place, convert(array)), jnp.ones(3000))
+                np.testing.assert_allclose(got, array.sum(), rtol=1e-9)
+
+
+def test_programs_that_call_python_back_share_nothing(capsys):
+    def scaled_by(k):
+        def host(x):
+            return np.asarray(k * np.asarray(x), np.float64)
+
+        def f(x):
+            jax.debug.print("{}" + f" times {k}", x)
+            return jax.pure_callback(host, jax.typeof(x), x, vmap_method="sequential")
+
+        return f
+
+    for k in (2.0, 3.0):
+        assert computed(scaled_by(k), jnp.asarray(1.5)) == k * 1.5
+        jax.effects_barrier()
+        assert f"times {k}" in capsys.readouterr().out
+
+
 def test_within_a_trace_the_function_is_called_as_it_is():
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(0, None))
