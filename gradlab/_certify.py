@@ -122,8 +122,12 @@ def examine(
     length: Any,
     *,
     smooth: bool = True,
+    bounded: bool = False,
 ) -> Certificate:
-    """Examine a point, traced; without second derivatives unless the loss is `smooth`."""
+    """Examine a point, traced; without second derivatives unless the loss is `smooth`.
+
+    `bounded` says that it goes on beyond bounds as it is on them.
+    """
     dtype = working_dtype(x)
     if smooth:
         value, grad, hvp = value_grad_hvp(value_fn, x)
@@ -148,7 +152,7 @@ def examine(
         decrement=jnp.where(loud, jnp.inf, seen.decrement),
         distance=jnp.where(loud, jnp.inf, seen.distance),
     )
-    kind = kind_of(Facts(value, grad, seen, level, sides, noise is not None))
+    kind = kind_of(Facts(value, grad, seen, level, sides, noise is not None, bounded))
     return Certificate(
         kind=kind,
         value=value,

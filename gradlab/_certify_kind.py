@@ -76,6 +76,7 @@ class Facts(NamedTuple):
     level: Array
     sides: tuple[Side, Side]
     stated: bool  # whether the caller stated the noise
+    bounded: bool  # whether the loss is cut off at bounds, which derivatives there ignore
 
 
 def kind_of(facts: Facts) -> Array:
@@ -174,7 +175,7 @@ def _is_plateau(facts: Facts) -> Array:
         jnp.abs(c[:, 1:]) > jnp.maximum(1e-2 * jnp.abs(c[:, :-1]), FEW * facts.level)
         for c, _ in facts.sides
     )
-    return still & (~felt | abrupt)
+    return still & (~felt | abrupt) & (not facts.bounded)
 
 
 def _heard(changes: Array, level: Array) -> Array:

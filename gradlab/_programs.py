@@ -97,7 +97,8 @@ def inline(program: engine.Program) -> Functions:
         smooth = not isinstance(program.loss, OfVector)
         smooth = smooth and program.has_second_derivatives(args, x)
         length = jnp.maximum(norm(x), largest)
-        return _certify.examine(around(args, x, region), x, noise, length, smooth=smooth)
+        value_fn, bounded = around(args, x, region), region is not None
+        return _certify.examine(value_fn, x, noise, length, smooth=smooth, bounded=bounded)
 
     def glance(args, x, largest, region=None):
         length = jnp.maximum(norm(x), largest)
