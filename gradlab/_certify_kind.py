@@ -14,11 +14,15 @@ from gradlab._typing import Array, Params
 from gradlab.certificate import Kind
 from gradlab.optimizers._trust_region import NOISY
 
-__all__ = ["LENGTHS", "Curvature", "Facts", "Side", "any_of", "kind_of"]
+__all__ = ["FLAT_LENGTHS", "LENGTHS", "Curvature", "Facts", "Side", "any_of", "kind_of"]
 
 # Lengths looked at, relative to the point's or each variable's own. A minimum may have lower
 # values far away, so a direction leads down only if none of these is higher.
 LENGTHS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+# Along directions without curvature, where a loss falls by the cube or more, farther; the
+# third is so close to the second that what differs is noise.
+TWIN = 1 - 2.0**-14
+FLAT_LENGTHS = (1, 0.3, 0.3 * TWIN, 0.1, 0.03)
 # A stationary point promises less than this share of what the loss changes around it. A step
 # of the square root of it, relative to the point, is what a first-order gtol may leave.
 SLIGHT = 1e-6
@@ -28,6 +32,11 @@ NEAR = 1e-3
 # Levels of noise, 4·eps·|f| each, that values of a linear regression have been seen to scatter
 # by (up to three), with room for ten times as small residuals.
 SCATTER = 30
+# From one of these lengths to the next a cube grows 27 to 37 times, if nothing of higher
+# order stands against it; what rounding leaves grows about threefold.
+STEEP = 10
+# Times that a fall is larger than the noise there. A power p differs by p/16384 between twins.
+CLEAR = 10
 # What values that are known to fall by their curvature must fall by, in levels of noise.
 FEW = 3
 
@@ -75,6 +84,7 @@ class Facts(NamedTuple):
     seen: Curvature
     level: Array
     sides: tuple[Side, Side]
+    even: tuple[Array, Array]  # changes along directions without curvature, on both sides
     stated: bool  # whether the caller stated the noise
     bounded: bool  # whether the loss is cut off at bounds, which derivatives there ignore
 
@@ -83,7 +93,8 @@ def kind_of(facts: Facts) -> Array:
     """Draw the conclusion."""
     value, level, sides, seen = facts.value, facts.level, facts.sides, facts.seen
     spread = jnp.maximum(*(jnp.max(_largest(side.changes)) for side in sides))
-    down = _falls_by_values(sides, level) | (seen.bends & _falls_by_curvature(facts))
+    beyond = _falls_by_order(facts.even, level)
+    down = _falls_by_values(sides, level) | (seen.bends & _falls_by_curvature(facts)) | beyond
     promised = jnp.where(jnp.isfinite(seen.decrement), seen.decrement, jnp.inf)
     # Where the model has no minimum: the slope over the longest length looked at.
     promised = jnp.minimum(promised, jnp.max(jnp.abs(sides[0].slopes[:, 0])))
@@ -91,11 +102,12 @@ def kind_of(facts: Facts) -> Array:
     stationary = promised <= jnp.maximum(share * spread, NOISY * level)
     kind = jnp.where(spread <= NOISY * level, Kind.AT_NOISE, Kind.MINIMUM)
     higher = any_of(changes > level for changes, _ in sides)
+    higher |= any_of(changes > level for changes in facts.even)
     top = jnp.where(higher, Kind.SADDLE, Kind.MAXIMUM)
     kind = jnp.where(down, top, kind)
     kind = jnp.where(stationary, kind, Kind.NOT_STATIONARY)
     kind = jnp.where(_is_slope(facts, down), Kind.SLOPE, kind)
-    loud = any_of(~(jnp.abs(changes) <= level) for changes, _ in sides)
+    loud = any_of(~(jnp.abs(changes) <= level) for changes, _ in sides) | beyond
     kind = jnp.where(loud & ~(_is_plateau(facts) & ~down), kind, Kind.FLAT)
     infinite = any_of(changes == -jnp.inf for changes, _ in sides)
     bottomless = (value == -jnp.inf) | infinite
@@ -113,14 +125,34 @@ def _falls_by_values(sides: tuple[Side, Side], level: Array) -> Array:
     saddle of odd order in a loss with a large constant.
     """
     found = []
+    heard = jnp.maximum(*(_heard(side.changes, level) for side in sides))
     for (changes, slopes), (other, _) in (sides, sides[::-1]):
-        heard = _heard(changes, level)
         fallen = changes + 2 * jnp.abs(slopes)
         twice = jnp.sum(fallen < -heard, axis=1) >= 2
-        odd = (fallen < -3 * heard) & (other > 3 * _heard(other, level))
+        odd = (fallen < -3 * heard) & (other > 3 * heard)
         nowhere_higher = ~jnp.any(~(changes <= level), axis=1)
         found.append(nowhere_higher & (twice | jnp.any(odd, axis=1)))
     return any_of(found)
+
+
+def _falls_by_order(even: tuple[Array, Array], level: Array) -> Array:
+    """Whether the loss falls along a direction without curvature, as about a saddle of order.
+
+    At some length it is clearly lower, nearer it is nowhere higher, and farther it is lower
+    still, by so much more as a cube or a higher power is. What is clear is judged by the noise
+    there, seen between two points next to each other, as a median over all directions. (Far
+    along directions without curvature residuals cancel that are small at the point, and every
+    value has their rounding.)
+    """
+    changes, twin = jnp.stack(even), FLAT_LENGTHS.index(FLAT_LENGTHS[1] * TWIN)
+    apart = jnp.abs(changes[..., twin - 1] - changes[..., twin])
+    noise = jnp.median(jnp.where(jnp.isfinite(apart), apart, jnp.inf))
+    changes = jnp.delete(changes, twin, axis=-1, assume_unique_indices=True)
+    farther, there = changes[..., :-1], changes[..., 1:]
+    clear = there < -jnp.maximum(FEW * level, CLEAR * noise)
+    higher = jnp.cumsum(~(there <= level), axis=-1)
+    nearer_higher = higher[..., -1:] - higher > 0
+    return jnp.any(clear & (farther < STEEP * there) & ~nearer_higher)
 
 
 def _falls_by_curvature(facts: Facts) -> Array:
@@ -151,7 +183,10 @@ def _is_slope(facts: Facts, down: Array) -> Array:
         (changes < -NOISY * level) & (jnp.abs(changes - slopes) <= 0.5 * jnp.abs(slopes))
         for changes, slopes in sides
     ]
-    straight = any_of(falls[:, 0] for falls in falling)
+    straight = any_of(
+        falls[:, 0] & (jnp.abs(side.changes) > CLEAR * _scatter(side.changes))[:, 0]
+        for falls, side in zip(falling, sides, strict=True)
+    )
     # (On one side it may be up a wall.)
     slope = jnp.abs(sides[0].slopes[0, 0])
     around = jnp.minimum(*(_largest(side.changes)[0] for side in sides))
@@ -179,16 +214,21 @@ def _is_plateau(facts: Facts) -> Array:
 
 
 def _heard(changes: Array, level: Array) -> Array:
-    """Level that changes along each direction must exceed, a column.
+    """Level that changes along each direction must exceed, a column."""
+    return jnp.maximum(SCATTER * level, CLEAR * _scatter(changes))
+
+
+def _scatter(changes: Array) -> Array:
+    """How much values along each direction scatter, a column.
 
     Where a loss cancels, as a sum of small squares of large data, its values scatter by far
     more than their own rounding, and along a direction without curvature that is all they do.
     It shows between the shortest lengths; the value at the point scatters too. A real fall is
-    ten times as deep a length farther, and a jump is the same at all.
+    ten times as deep a length farther, or more, and a jump is the same at all.
     """
     short = changes[:, -3:]
     scatter = jnp.max(jnp.abs(short[:, 1:] - short[:, :-1]), axis=1, keepdims=True)
-    return jnp.maximum(SCATTER * level, 3 * jnp.where(jnp.isfinite(scatter), scatter, 0))
+    return jnp.where(jnp.isfinite(scatter), scatter, 0)
 
 
 def _largest(changes: Array) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 
 from gradlab import _driver as driver
 from gradlab import _engine as engine
-from gradlab._certify import DENSE, MOST_PRODUCTS
+from gradlab._certify_curvature import DENSE, MOST_PRODUCTS
 from gradlab._numbers import Counts, Numbers, Problem
 from gradlab._programs import compiled, inline
 from gradlab._stopping import FALLEN, default_gtol

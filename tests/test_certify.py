@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -422,3 +423,90 @@ def test_steps_between_plateaus_are_never_minima(random):
         for stairs in (jnp.floor, jnp.round):
             assert not gl.certify(lambda x, s=stairs: jnp.sum(s(x)), jnp.array([x])).is_minimum
     assert not gl.minimize(lambda x: jnp.sum(jnp.floor(x)), jnp.array([3.1]), "lbfgs").success
+
+
+# --- directions without curvature ------------------------------------------------------------
+
+
+def products(z):
+    """A bowl in y, and in x products of three of its entries with random factors."""
+    x, y = z["x"], z["y"]
+    generator = np.random.default_rng(len(x))
+    places = np.array([generator.choice(len(x), 3, replace=False) for _ in range(20)])
+    factors = generator.standard_normal(20).astype(x.dtype)
+    return jnp.sum((y - 1) ** 2) + jnp.sum(factors * jnp.prod(x[places], axis=1)) + 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [3, 10, 300])
+def test_falls_of_third_order_are_found_where_there_is_no_curvature(n, dtype):
+    point = {"x": jnp.zeros(n, dtype), "y": jnp.ones(2, dtype)}
+    certificate = gl.certify(products, point)
+    assert certificate.kind == Kind.SADDLE
+    assert certificate.nfev == 1 + 17 * 11
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_falls_of_third_order_are_found_in_any_units(unit):
+    def loss(x):
+        y = x[1:] / unit
+        fall = (y[0] - 1) * (y[1] - 1) * (y[2] - 1)
+        return (x[0] - 1) ** 2 + fall + (y[3] - 2) ** 2 + 1
+
+    assert gl.certify(loss, jnp.array([1, unit, unit, unit, 2 * unit])).kind == Kind.SADDLE
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("method", "hidden"),
+    slowly(
+        ("lbfgs", (3, 3, 3)),
+        ("lbfgs", (16, 16)),
+        *(("newton_cg", hidden) for hidden in ((3, 3), (3, 3, 3), (16, 16))),
+        quick=[("lbfgs", (16, 16)), ("newton_cg", (3, 3))],
+    ),
+)
+def test_a_network_started_at_zero_claims_no_success(hidden, method, dtype, random):
+    """Only its last bias has a gradient: the constant that fits best is a saddle."""
+    sizes = (4, *hidden, 1)
+    inputs = jnp.asarray(random.standard_normal((50, 4)), dtype)
+    targets = jnp.sin(inputs @ jnp.array([1, -0.5, 0.3, 2], dtype)) + 0.3
+
+    def loss(params):
+        h = inputs
+        for w, b in params[:-1]:
+            h = jnp.tanh(h @ w + b[None, :])
+        w, b = params[-1]
+        return jnp.mean((h @ w + b[None, :] - targets[:, None]) ** 2)
+
+    zeros = [
+        (jnp.zeros((a, b), dtype), jnp.zeros(b, dtype)) for a, b in itertools.pairwise(sizes)
+    ]
+    result = gl.minimize(loss, zeros, method)
+    assert result.fun == pytest.approx(float(jnp.var(targets)), rel=1e-5)
+    assert result.status == gl.Status.STATIONARY_NOT_MINIMUM
+    assert result.certificate.kind == Kind.SADDLE
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+@pytest.mark.parametrize(("rank", "n"), slowly((8, 10), (1, 3), (5, 40), (10, 300)))
+def test_minima_of_redundant_models_are_minima(rank, n, offset, random):
+    """Along directions that change no residual the values scatter, and are no falls."""
+    factors = random.standard_normal((3 * n, rank)), random.standard_normal((rank, n))
+    matrix = factors[0] @ factors[1]
+
+    def loss(x, matrix, data):
+        return jnp.sum((matrix @ x - data) ** 2)
+
+    for shift in (0, 10, 1e4):
+        truth = random.standard_normal(n) + shift
+        outside = random.standard_normal(3 * n)
+        orthogonal, _ = np.linalg.qr(factors[0])
+        for _ in range(2):
+            outside -= orthogonal @ (orthogonal.T @ outside)
+        data = matrix @ truth + offset * outside
+        fitted, *_ = np.linalg.lstsq(matrix, data, rcond=1e-10)
+        for dtype in DTYPES:
+            args = jnp.asarray(matrix, dtype), jnp.asarray(data, dtype)
+            assert gl.certify(loss, jnp.asarray(fitted, dtype), args=args).is_minimum
+            assert gl.minimize(loss, jnp.zeros(n, dtype), "newton", args=args).success

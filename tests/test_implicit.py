@@ -20,7 +20,7 @@ def solution(weight, y):
     return jnp.linalg.solve(X.T @ X + weight * jnp.eye(4), X.T @ y)
 
 
-@pytest.mark.parametrize("method", ["newton", "newton_cg", "lbfgs"])
+@pytest.mark.parametrize("method", slowly("newton_cg", "newton", "lbfgs", quick=("lbfgs",)))
 def test_the_answers_derivative_is_that_of_the_closed_form(method):
     def answer(weight, y):
         return gl.minimize(ridge, jnp.zeros(4), method, args=(weight, y)).x
@@ -138,6 +138,7 @@ def test_data_the_loss_closes_over_count_as_arguments(method):
     assert_close(jax.jacfwd(shrunk)(1.0), jnp.full(3, -0.25), factor=1e8)
 
 
+@pytest.mark.slow
 def test_the_second_derivative_of_an_answer_is_that_of_the_closed_form():
     def run(loss, t):
         return gl.minimize(loss, jnp.zeros(()), "newton", args=(t,))
@@ -165,7 +166,8 @@ def test_a_linear_system_not_solved_gives_no_number():
     assert jnp.all(jnp.isnan(gradient))
 
 
-@pytest.mark.parametrize("bounds", slowly((-1.0, 0.3), None))
+@pytest.mark.slow
+@pytest.mark.parametrize("bounds", [(-1.0, 0.3), None])
 def test_what_a_fit_knows_is_differentiable(bounds):
     times, e = jnp.arange(4.0), jnp.eye(4)[1] * 1e-5
     y = jnp.array([1.0, 2.0, 4.0, 7.0])

@@ -108,6 +108,7 @@ def test_covariance_is_the_inverse_of_the_normal_matrix(fitted):
     assert_close(fitted.jacobian, jax.jacobian(decay)(fitted.x, *data()), factor=10)
 
 
+@pytest.mark.slow
 def test_intervals_of_a_batch_are_those_of_its_fits():
     def fit(c):
         return least_squares(lambda p: p - jnp.arange(4.0) * c, jnp.array(0.0))

@@ -32,8 +32,9 @@ def start(dtype):
     return {"w": jnp.array([0.0, 2.5], dtype), "b": jnp.asarray(0.5, dtype)}
 
 
-# Of each kind of loop: by gradients, by curvature dense and by products, by a search.
-ONE_OF_EACH_KIND = ("adam", "newton", "newton_cg", "lbfgs", "adahessian", "barzilai_borwein")
+# Of each kind of loop: by gradients, by curvature, by a search.
+ONE_OF_EACH_KIND = ("newton_cg", "adam", "lbfgs")
+IN_THAT_ORDER = sorted(gl.methods(), key=lambda name: name not in ONE_OF_EACH_KIND)
 
 # --- the battery ------------------------------------------------------------------------
 
@@ -56,7 +57,7 @@ def assert_near_the_minimiser(name, x):
     assert abs(x["b"] + 0.5) < near
 
 
-@pytest.mark.parametrize("name", slowly(*gl.methods(), quick=ONE_OF_EACH_KIND))
+@pytest.mark.parametrize("name", slowly(*IN_THAT_ORDER, quick=ONE_OF_EACH_KIND))
 def test_each_method_keeps_float32_under_jit_and_vmap_and_stays_at_a_minimiser(name):
     method, minimiser = tuned(name), {"w": jnp.ones(2), "b": -0.5 * jnp.ones(())}
 

@@ -491,6 +491,7 @@ def test_rates_are_swept_by_vmap_on_minibatches():
     assert_close(together, jnp.stack([final(float(rate)) for rate in rates]), factor=1e4)
 
 
+@pytest.mark.slow
 def test_comparisons_and_sweeps_run_on_the_batches_of_single_runs():
     on_batches = {"args": (INPUTS, EXACT), "batches": minibatches(6, key=jax.random.key(0))}
     rates = [0.01, 0.1]
