@@ -240,18 +240,24 @@ def answer(found: Mapping[str, Found], noisy: Mapping[str, np.ndarray]) -> str:
         f"{name} {one.limit:.4g} (2/L = {one.theory:.4g}, {one.limit / one.theory - 1:+.1%})"
         for name, one in found.items()
     )
-    best = ", ".join(
-        f"{name} {one.rates[np.nanargmin(np.where(one.diverged, np.nan, one.ends))]:.2g}"
-        for name, one in found.items()
-    )
+    best = ", ".join(f"{name} {_lowest(one)}" for name, one in found.items())
     last = {name: float(np.mean(line[-NOISY_STEPS // 20 :])) for name, line in noisy.items()}
     falls = [f"{name} {last[name]:.1e}" for name in last if name != CONSTANT]
     return (
-        f"Gradient descent diverges from these rates on: {limits}. Lowest after "
-        f"{SHOWN_STEPS} steps: {best}. With noise in the gradient a constant rate stays at "
-        f"{last[CONSTANT]:.1e} (theory {floor(NOISY_RATE):.1e}), rates that fall reach "
-        f"{', '.join(falls)}."
+        f"Gradient descent diverges from these rates on: {limits}. Lowest of the "
+        f"rates swept after {SHOWN_STEPS} steps: {best}. With noise in the gradient a constant "
+        f"rate stays at {last[CONSTANT]:.1e} (theory {floor(NOISY_RATE):.1e}), "
+        f"rates that fall reach {', '.join(falls)}."
     )
+
+
+def _lowest(found: Found) -> str:
+    """Name the rate of the sweep with the lowest end, or those that all end in rounding."""
+    rates, ends = found.rates[~found.diverged], found.ends[~found.diverged]
+    ties = rates[ends == ends.min()]
+    if len(ties) == 1:
+        return f"{ties[0]:.2g}"
+    return f"{ties[0]:.2g} to {ties[-1]:.2g} (all to rounding)"
 
 
 def draw(

@@ -139,6 +139,14 @@ def check_positive(
     return number
 
 
+def check_decay(argument: str, value: Any) -> Any:
+    """Return the decay of a running mean, in [0, 1) (or a tracer), or raise."""
+    value = check_positive(argument, value)
+    if not isinstance(value, jax.core.Tracer) and value >= 1:
+        raise ValueError(f"`{argument}` must be below 1, got {value!r}.")
+    return value
+
+
 def check_callable(argument: str, value: Any, kind: str = "a function") -> None:
     """Raise unless the value can be called."""
     if not callable(value):

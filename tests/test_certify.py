@@ -9,7 +9,7 @@ from support import slowly
 
 import gradlab as gl
 from gradlab import _certify
-from gradlab._certify_kind import _heard
+from gradlab._certify_kind import Side, _falls_by_values, _heard
 from gradlab.certificate import Kind
 
 DTYPES = [jnp.float32, jnp.float64]
@@ -336,6 +336,14 @@ def test_values_must_fall_further_than_they_scatter():
     assert lower.tolist() == [False, True, True]
 
 
+def test_a_point_that_rounding_lifts_above_its_neighbours_is_no_saddle():
+    """As seen beside a solved fit of rank one in three variables: all falls are as deep."""
+    ahead = jnp.array([[-3.888, -0.662, -4.301, -3.970, -4.405]]) * 1e-23
+    behind = jnp.array([[-4.549, 0.083, -4.384, -4.632, -3.660]]) * 1e-23
+    sides = (Side(ahead, jnp.zeros((1, 5))), Side(behind, jnp.zeros((1, 5))))
+    assert not _falls_by_values(sides, jnp.asarray(5.5e-38))
+
+
 def test_what_is_not_known_is_not_printed():
     result = gl.minimize(lambda x: jnp.sum(x**2), jnp.ones(2), "adam", max_steps=3)
     assert "NOT_EXAMINED" in repr(result.certificate)
@@ -451,9 +459,25 @@ def test_falls_of_third_order_are_found_in_any_units(unit):
     def loss(x):
         y = x[1:] / unit
         fall = (y[0] - 1) * (y[1] - 1) * (y[2] - 1)
-        return (x[0] - 1) ** 2 + fall + (y[3] - 2) ** 2 + 1
+        return (x[0] - 1) ** 2 + fall + jnp.sum((y[3:] - 1) ** 2) + 1
 
-    assert gl.certify(loss, jnp.array([1, unit, unit, unit, 2 * unit])).kind == Kind.SADDLE
+    point = jnp.concatenate([jnp.ones(1), jnp.full(12, unit)])
+    assert gl.certify(loss, point).kind == Kind.SADDLE
+
+
+def test_a_minimum_of_fourth_order_is_one_though_the_loss_falls_beyond():
+    def loss(x):
+        square = jnp.sum(x**2)
+        return square**2 - 20 * square**3
+
+    assert gl.certify(loss, jnp.zeros(12)).is_minimum
+
+
+def test_a_fall_seen_only_far_away_is_no_plateau():
+    """In float32, beside a constant, where a tenth of the variables' sizes shows nothing."""
+    certificate = gl.certify(lambda x: 1 + jnp.prod(x), jnp.zeros(5, jnp.float32))
+    assert certificate.kind == Kind.SADDLE
+    assert certificate.lowest < -1e-5
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

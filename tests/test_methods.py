@@ -116,6 +116,9 @@ def test_unknown_names_and_options_are_answered_with_the_nearest():
         ValueError, match=r"`schedule` must be one of .*got 'cosin'.*'cosine'\?"
     ):
         make("gd", schedule="cosin", num_steps=3)
+    with pytest.raises(TypeError, match="takes a number as `learning_rate`"):
+        make("gd", learning_rate=lambda k: 0.1, schedule="cosine", num_steps=3)
+    assert dict(make("gd", schedule="cosine", num_steps=100.0).static)["num_steps"] == 100
     with pytest.raises(TypeError, match="`schedule` and `num_steps` come together"):
         make("gd", schedule="cosine")
 

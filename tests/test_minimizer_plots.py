@@ -110,6 +110,15 @@ class TestMultistart:
         assert found.starts.tolist() == [[0.5, 0.5], [-0.5, -0.5]]
         assert np.array_equal(np.sign(found.endings["newton"].points), np.sign(found.starts))
 
+    def test_starts_that_coincide_have_one_minimum_for_every_method(self):
+        def loss(x):
+            return jnp.sum((x - 1) ** 2) + 0.1 * jnp.sum((x - 1) ** 4)
+
+        for starts in (jnp.array([[3.0, -2.0]]), jnp.full((2, 2), 3.0)):
+            found = multistart(loss, ["lbfgs", "newton", "newton_cg"], starts)
+            assert found.minima.shape == (1, 2)
+            assert [row["deepest"] for row in found.table] == [1.0] * 3
+
     def test_points_within_the_radius_are_one_and_the_deepest_stands_for_them(self):
         points = np.array([[0.0, 0.0], [0.05, 0.0], [1.0, 0.0], [np.nan, 0.0]])
         minima, depths = _distinct(points[:3], np.array([2.0, 1.0, 3.0]), 0.1)

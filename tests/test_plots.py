@@ -106,6 +106,13 @@ class TestConvergence:
         np.testing.assert_array_equal(line_of(ax, "newton").get_xdata(), along)
         np.testing.assert_array_equal(line_of(ax, "newton").get_ydata(), trace.loss)
 
+    def test_of_two_starts_the_line_is_the_median_that_tables_tell(self):
+        two = Comparison(
+            tuple(made_run("gd", losses, seed=k) for k, losses in enumerate(([8, 2], [4, 1])))
+        )
+        ax = plot_convergence(two, x="steps")
+        np.testing.assert_allclose(line_of(ax, "gd").get_ydata(), [5.0, 0.5])  # above the best
+
     def test_several_axes_take_a_problem_each_and_the_rest_vanish(self):
         both = TWO + Comparison((made_run("gd", [3.0, 1.0], problem="bowl, flat"),))
         _, axes = plt.subplots(2, 2, layout="constrained")

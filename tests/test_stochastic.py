@@ -283,6 +283,33 @@ def test_on_a_diagonal_quadratic_adahessians_first_step_is_newtons():
     assert_close(state[0].calls, np.array([0, 0, 1, 0]))
 
 
+def test_where_nothing_curves_adahessians_steps_are_as_long_as_the_rate_from_the_first():
+    result = gl.minimize(
+        lambda x: x @ jnp.array([1.0, 2.0, 3.0]), jnp.zeros(3), adahessian(0.1), max_steps=20
+    )
+    np.testing.assert_allclose(result.trace.step_norm[1:], 0.1 * np.sqrt(3), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: adahessian(0.1, b1=1.0), "`b1` must be below 1"),
+        (lambda: adahessian(0.1, b2=-1.0), "`b2` must be a number ≥ 0"),
+        (
+            lambda: gl.averaged_natural_gradient(jnp.sum, jnp.sum, 0.1, momentum=1.0),
+            "`momentum` must be below 1",
+        ),
+        (
+            lambda: gl.averaged_natural_gradient(jnp.sum, jnp.sum, 0.1, decay=1.5),
+            "`decay` must be below 1",
+        ),
+    ],
+)
+def test_decays_that_never_forget_are_refused(make, told):
+    with pytest.raises(ValueError, match=told):
+        make()
+
+
 def test_adahessians_estimate_is_hutchinsons_mean_over_draws(random):
     root = random.normal(size=(5, 5))
     matrix = jnp.asarray(root @ root.T)

@@ -103,12 +103,20 @@ def test_problems_of_one_loss_are_lanes_too():
         ({}, "must name options and their values"),
         ({"learning_rate": ["a"]}, "must be positive numbers"),
         ({"learning_rate": [0.1, -1.0]}, "must be positive numbers"),
+        ({"learning_rate": []}, "must be positive numbers"),
         ({"lerning_rate": [0.1]}, "has no option 'lerning_rate'. Did you mean"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, told):
     with pytest.raises((ValueError, TypeError), match=told):
         swept(settings)
+
+
+def test_where_every_lane_fails_no_setting_is_best():
+    found = gl.sweep(lambda x: jnp.nan * jnp.sum(x), "gd", {"learning_rate": [0.1, 0.2]},
+                     starts=[jnp.ones(2)])  # fmt: skip
+    assert found.best is None
+    assert all(np.isnan(row["loss"]) for row in found.table)
 
 
 def test_problems_that_differ_are_refused():

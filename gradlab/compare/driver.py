@@ -148,7 +148,7 @@ def compare(
         None if max_steps is None else check_count("max_steps", max_steps),
         _checked_cost(max_cost),
         {**options, "trace": trace},
-        tune,
+        _checked_rates(tune),
         check_count("tuning_steps", tuning_steps, 1),
     )
     outcomes = [_outcome(plan, label, method) for label, method in labelled.items()]
@@ -215,6 +215,22 @@ def _ends_all(error: Exception) -> bool:
 def _failed(run: Run, error: Exception) -> Run:
     """Enter a fault into a run."""
     return dataclasses.replace(run, error=f"{type(error).__name__}: {error}")
+
+
+def _checked_rates(tune: Any) -> Any:
+    """Return whether to tune, or the rates to choose among, or raise."""
+    if isinstance(tune, bool | np.bool_):
+        return bool(tune)
+    try:
+        rates = np.asarray(tune, float)
+    except (TypeError, ValueError):
+        rates = np.zeros(0)
+    if rates.ndim != 1 or not rates.size or not np.all((rates > 0) & np.isfinite(rates)):
+        raise ValueError(
+            "`tune` must be True, False or positive learning rates to choose among, as "
+            f"[0.01, 0.1], got {tune!r:.60}."
+        )
+    return tune
 
 
 def _tuned(plan: _Plan, label: str, method: Method) -> tuple[Method, Sweep | None]:

@@ -38,13 +38,14 @@ class Swept:
     Attributes:
         table: A row for each run: problem, seed, the settings, loss, steps, cost, status, and
             the round it was dropped in, or the last.
-        best: The settings whose mean place by loss, over starts and problems, is the first.
+        best: The settings whose mean place by loss, over starts and problems, is the first;
+            None if none of the runs ended with a finite loss.
         cost: Gradient equivalents of all runs of all rounds.
         rounds: For each round, the settings it ran and the steps it allowed.
     """
 
     table: Table
-    best: dict[str, float]
+    best: dict[str, float] | None
     cost: float
     rounds: tuple[tuple[int, int], ...]
 
@@ -144,7 +145,8 @@ def _checked(method: Method, settings: Any) -> tuple[list[str], np.ndarray]:
     columns = []
     for name, values in settings.items():
         column = np.atleast_1d(np.asarray(values))
-        if column.dtype.kind not in "fiu" or column.ndim != 1 or not np.all(column > 0):
+        numbers = column.dtype.kind in "fiu" and column.ndim == 1 and column.size
+        if not numbers or not np.all(column > 0):
             raise ValueError(
                 f"`settings[{name!r}]` must be positive numbers, got {values!r:.60}."
             )
@@ -234,7 +236,8 @@ def _rounds(lanes: _Lanes, values: np.ndarray, most: int, halving: bool) -> Swep
         "status": ("status", ""),
     }
     named = dict(zip(lanes.names, map(float, best), strict=True))
-    return Swept(Table(tuple(kept), formats), named, cost, tuple(rounds))
+    chosen = named if np.any(np.isfinite(found[0])) else None
+    return Swept(Table(tuple(kept), formats), chosen, cost, tuple(rounds))
 
 
 def _steps(number: int, most: int, halving: bool) -> list[int]:

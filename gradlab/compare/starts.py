@@ -21,8 +21,8 @@ from gradlab.result import Status
 
 __all__ = ["Endings", "Multistart", "grid", "multistart"]
 
-# Ends closer than this share of the extent of the starts are one minimum: far more than the
-# stopping tests leave, far less than minima lie apart.
+# Ends closer than this share of the extent of the starts, or of the way to the ends, are one
+# minimum: far more than the stopping tests leave, far less than minima lie apart.
 _SAME = 1e-3
 
 
@@ -119,7 +119,8 @@ def multistart(
         args: Further arguments of a loss function; a `Problem` brings its own.
         max_steps: Most steps of a run.
         gtol: Gradient test, as in `minimize`.
-        tolerance: Distance of ends that are one minimum, relative to the extent of the starts.
+        tolerance: Distance of ends that are one minimum, relative to the extent of the starts
+            or, where it is longer, to the median way from a start to its minimum.
         shard: "runs" spreads the starts over all devices, "data" the rows of `args`.
 
     Returns:
@@ -146,8 +147,11 @@ def multistart(
         for m, method in labelled.items()
     }
     flat = _flat(starts)
-    radius = float(tolerance) * float(np.max(np.ptp(flat, axis=0), initial=0.0))
     good = {m: ends.status <= Status.NOISE_FLOOR for m, ends in found.items()}
+    extent = np.max(np.ptp(flat, axis=0), initial=0.0)
+    moved = [np.linalg.norm(e.points - flat, axis=1)[good[m]] for m, e in found.items()]
+    way = np.concatenate([*moved, np.zeros(0)])
+    radius = float(tolerance) * float(max(extent, np.median(way) if len(way) else 0.0))
     points = np.concatenate([ends.points[good[m]] for m, ends in found.items()])
     losses = np.concatenate([ends.loss[good[m]] for m, ends in found.items()])
     minima, depths = _distinct(points, losses, radius)

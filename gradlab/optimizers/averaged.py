@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from gradlab._checks import check_callable, check_count, check_positive
+from gradlab._checks import check_callable, check_count, check_decay, check_positive
 from gradlab._tree import num_params, working_dtype
 from gradlab._typing import Array, Count, Loss, Number, Params
 from gradlab.derivatives._memory import _memory
@@ -69,8 +69,9 @@ def averaged_natural_gradient(
     Fisher matrix enters a running mean, $F ← β F + (1 - β) \tfrac1N \sum_i J_i^T H_i J_i$,
     with the loss's Hessian $H_i$ at the outputs of row i, and the mean is factored. Steps
     are $-η (F + λ)^{-1} \bar g$ with the mean gradient $\bar g$, and shortened so far that
-    the model does not expect more than a share of the loss from one of them. λ is `damping`
-    times the mean curvature tr F / n, so the units of the loss cancel.
+    the model's quadratic term, $\tfrac12 d^T (F + λ) d$, is at most half a share of the loss:
+    a bound on how far the outputs move, which the decrease may exceed. λ is `damping` times
+    the mean curvature tr F / n, so the units of the loss cancel.
 
     With `samples` each $H_i$ is replaced by that many random $v v^T$ of this mean, so a look
     costs as many reverse passes, whatever the number of outputs.
@@ -92,7 +93,7 @@ def averaged_natural_gradient(
         every: Updates between two looks at the curvature.
         samples: Random vectors a row and look; None takes the whole of $H_i$, by as many
             reverse passes as a row has outputs.
-        share: Largest decrease to expect of a step, as a part of the loss.
+        share: Largest $d^T (F + λ) d$ of a step d, as a part of the loss.
         ridge: Curvature of a penalty that is a part of the loss but not of `loss`: of
             $\tfrac a2 \|x\|^2$ it is a.
         args: Further arguments of `model` and `loss`, where the host passes none.
@@ -128,6 +129,7 @@ def averaged_natural_gradient(
     check_callable("model", model, "a function model(params, *args)")
     check_callable("loss", loss, "a function loss(outputs, *args)")
     damping = check_positive("damping", damping)
+    momentum, decay = check_decay("momentum", momentum), check_decay("decay", decay)
     share = check_positive("share", share, zero=False)
     ridge = check_positive("ridge", ridge)
     every = check_count("every", every, smallest=1)
@@ -169,7 +171,7 @@ def averaged_natural_gradient(
         slope = flat.astype(factor.dtype) / (1 - momentum**count)
         direction = jax.scipy.linalg.cho_solve((factor, True), slope)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        # Along the direction the model is ½ r² dᵀ(F + λ)d, and dᵀ(F + λ)d = dᵀg.
+        # Along the direction the quadratic term is ½ r² dᵀ(F + λ)d, and dᵀ(F + λ)d = dᵀg.
         foretold = jnp.sum(direction * slope)
         longest = jnp.sqrt(share * jnp.abs(value) / jnp.where(foretold > 0, foretold, 1))
         step = -jnp.minimum(rate, longest) * direction

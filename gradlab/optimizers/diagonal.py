@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from gradlab._checks import check_count, check_positive
+from gradlab._checks import check_count, check_decay, check_positive
 from gradlab._tree import num_params
 from gradlab._typing import Array, Count, Number, Params
 from gradlab.derivatives.autodiff import value_grad_hvp
@@ -100,6 +100,7 @@ def adahessian(
         >>> print(result.x.round(3))
         [1. 1.]
     """
+    b1, b2 = check_decay("b1", b1), check_decay("b2", b2)
     eps = check_positive("eps", eps)
     every = check_count("every", every, smallest=1)
     seed = check_count("seed", seed)
@@ -176,7 +177,7 @@ def _divided(mean: Params, square: Params, seen: Array, looked: Array, eps: Any)
 
     # Where nothing curves at all there is no scale but the gradient's own.
     size = typical(sizes)
-    floor = jnp.where(size > 0, eps * size, typical(mean))
+    floor = jnp.where(size > 0, eps * size, typical(mean) / seen)
 
     def divide(m: Array, s: Array) -> Array:
         whole = s + floor

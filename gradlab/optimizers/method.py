@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gradlab._checks import check_count
 from gradlab._errors import check_choice, nearest
 from gradlab.optimizers import first_order
 from gradlab.optimizers._recipe import recipe
@@ -195,8 +196,14 @@ def _check_options(name: str, factory: Callable[..., Any], options: dict, rate: 
             )
     if "schedule" in options:
         check_choice("schedule", options["schedule"], first_order.schedules())
+        if callable(options.get("learning_rate")):
+            raise TypeError(
+                "`schedule` takes a number as `learning_rate`, got a schedule; leave one out."
+            )
     if ("schedule" in options) != ("num_steps" in options):
         raise TypeError("`schedule` and `num_steps` come together: a schedule has a length.")
+    if "num_steps" in options:
+        options["num_steps"] = check_count("num_steps", options["num_steps"], smallest=1)
 
 
 def _is_number(value: Any) -> bool:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradlab._checks import check_callable, check_count, check_positive
+from gradlab._checks import check_callable, check_count, check_decay, check_positive
 from gradlab._errors import check_choice
 from gradlab._tree import (
     add_scaled,
@@ -139,7 +139,7 @@ def natural_gradient(
     check_callable("loss", loss, "a function loss(outputs, *args)")
     check_choice("solver", solver, SOLVERS)
     damping = check_positive("damping", damping)
-    momentum = _checked_momentum(momentum)
+    momentum = check_decay("momentum", momentum)
     budget = check_count("max_products", max_products, smallest=1)
     rtol = check_positive("rtol", rtol)
     own_args = args
@@ -173,14 +173,6 @@ def natural_gradient(
         return scaled, jax.tree.map(lambda a, b: jnp.asarray(a, b.dtype), new, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _checked_momentum(momentum: Any) -> Any:
-    """Return the momentum, or raise."""
-    momentum = check_positive("momentum", momentum)
-    if not isinstance(momentum, jax.core.Tracer) and momentum >= 1:
-        raise ValueError(f"`momentum` must be below 1, got {momentum!r}.")
-    return momentum
 
 
 def _unit(product: Product, grad: Params) -> Array:

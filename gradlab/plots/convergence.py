@@ -188,10 +188,8 @@ def _curve(label: str, runs: list[Run], x: str, y: str, shift: float) -> _Curve:
     values = np.stack(
         [v[np.clip(np.searchsorted(g, grid, side="right") - 1, 0, None)] for g, v in histories]
     )
-    low, middle, high = np.quantile(
-        values, (_BAND[0], 0.5, _BAND[1]), axis=0, method="inverted_cdf"
-    )
-    return _Curve(runs, label, grid, middle, low, high)
+    low, high = np.quantile(values, _BAND, axis=0, method="inverted_cdf")
+    return _Curve(runs, label, grid, np.median(values, axis=0), low, high)
 
 
 def _history(run: Run, x: str, y: str, shift: float) -> tuple[np.ndarray, np.ndarray]:
