@@ -163,7 +163,7 @@ def answer(comparison: gl.Comparison, judged: Mapping[tuple[str, str], Any]) -> 
         where = [problem for problem, name in found.items() if name == method]
         told.append(f"{method} {len(where)}" + (f" ({', '.join(where)})" if where else ""))
     agree = [
-        problem for problem, name in found.items() if name == _judged_best(problem, judged)
+        problem for problem, name in found.items() if name in _judged_best(problem, judged)
     ]
     alike = [problem for problem in found if _all_arrive(comparison, problem)]
     budget = max(run.cost for run in comparison.runs)
@@ -171,7 +171,7 @@ def answer(comparison: gl.Comparison, judged: Mapping[tuple[str, str], Any]) -> 
         f"Lowest training loss within {budget:.0f} gradient evaluations, of {len(found)} "
         f"models (of methods equally low the cheapest): {'; '.join(told)}. All methods end "
         f"equally low on {len(alike)} models. On {len(agree)} the same method is also best on "
-        f"held-out data."
+        f"held-out data, alone or with others."
     )
 
 
@@ -181,18 +181,19 @@ def _all_arrive(comparison: gl.Comparison, problem: str) -> bool:
     return all(price(comparison, run) < math.inf for run in here)
 
 
-def _judged_best(problem: str, judged: Mapping[tuple[str, str], Any]) -> str | None:
-    """Return the method that is best on held-out data, by the problem's first metric."""
+def _judged_best(problem: str, judged: Mapping[tuple[str, str], Any]) -> list[str]:
+    """Return the methods that are best on held-out data, by the problem's first metric."""
     values = {
         method: next(iter(metrics.values()))
         for (name, method), metrics in judged.items()
         if name == problem and metrics
     }
     if not values:
-        return None
+        return []
     metric = next(iter(next(m for (n, _), m in judged.items() if n == problem)))
     more = metric in ("accuracy", "elbo", "preference")
-    return (max if more else min)(values, key=lambda m: values[m])
+    best = (max if more else min)(values.values())
+    return [method for method, value in values.items() if value == best]
 
 
 def draw(comparison: gl.Comparison) -> dict[str, Any]:

@@ -143,11 +143,13 @@ def answer(rows: Sequence[dict[str, Any]]) -> str:
     for problem in dict.fromkeys(row["problem"] for row in rows):
         here = [row for row in rows if row["problem"] == problem]
         cheapest = min(here, key=lambda row: row["total"])
-        luckiest = max(here, key=lambda row: row["deepest"])
+        most = max(row["deepest"] for row in here)
+        luckiest = [row["method"] for row in here if row["deepest"] == most]
+        finds = "finds" if len(luckiest) == 1 else "find"
         told.append(
             f"On {problem}, restarts of {cheapest['method']} find the deepest minimum with a "
             f"chance of {CONFIDENCE:.0%} at the least cost, {cheapest['total']:.0f} gradients; "
-            f"{luckiest['method']} finds it from most starts, {luckiest['deepest']:.1%}."
+            f"{' and '.join(luckiest)} {finds} it from most starts, {most:.1%}."
         )
     return " ".join(told)
 

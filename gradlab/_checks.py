@@ -21,10 +21,12 @@ __all__ = [
     "check_args",
     "check_callable",
     "check_count",
+    "check_decay",
     "check_params",
     "check_positive",
     "check_state",
     "scalar_loss",
+    "warn_once",
 ]
 
 _warned: set[str] = set()
@@ -61,7 +63,7 @@ def _check_leaf(name: str, leaf: Any) -> jax.Array:
         raise ValueError(f"`{name}` is empty, shape {np.shape(leaf)}: nothing to optimise.")
     canonical = jax.dtypes.canonicalize_dtype(dtype)
     if canonical != dtype and hasattr(leaf, "dtype"):
-        _warn_once(
+        warn_once(
             "precision",
             f"`{name}` is {dtype}, but JAX runs without float64, so it is used as "
             f"{canonical}. For float64 call jax.config.update('jax_enable_x64', True) first.",
@@ -98,7 +100,7 @@ def check_args(args: Any) -> None:
             )
 
 
-def _warn_once(topic: str, message: str) -> None:
+def warn_once(topic: str, message: str) -> None:
     """Warn at the caller's line, once a process for each topic."""
     if topic not in _warned:
         _warned.add(topic)

@@ -142,7 +142,11 @@ def _parser() -> Parser:
         help=f"how to differentiate: {', '.join(DERIVATIVES)} (autodiff)",
     )
     parser.add_argument(
-        "--seeds", type=whole_number(1), default=1, metavar="N", help="random starts (1)"
+        "--seeds",
+        type=whole_number(1),
+        default=1,
+        metavar="N",
+        help="random starts, of problems that draw theirs (1)",
     )
     parser.add_argument(
         "--max-steps", type=whole_number(1), default=500, metavar="N", help="step limit (500)"
@@ -168,6 +172,10 @@ def _subjects(options: argparse.Namespace) -> list[tuple[Any, dict[str, Any]]]:
         import jax
 
         jax.config.update("jax_enable_x64", options.dtype == "float64")
+        if options.seeds > 1:
+            raise runs.UsageError(
+                "--seeds is for --problem: a loss of your own starts at --at alone."
+            )
         loss = _cli_load.function(options.targets[0], _OWN_EXAMPLE)
         at = _cli_load.load(options.at, _OWN_EXAMPLE)
         args = _cli_load.arguments(options.data, _OWN_EXAMPLE) if options.data else ()

@@ -428,6 +428,11 @@ class TestRuns:
         named = compare(quadratic, "newton", starts=starts, seeds=(5, 6, 7))
         assert [run.seed for run in named.runs] == [5, 6, 7]
 
+    @pytest.mark.parametrize("rates", [[], 0.1, 0, ["a"], [[0.1]], [-1.0, 0.1], [np.nan, 0.1]])
+    def test_rates_that_cannot_be_tuned_among_are_refused(self, rates):
+        with pytest.raises(ValueError, match="`tune` must be True, False or positive learning"):
+            compare(quadratic, "gd", starts=START, tune=rates)
+
     def test_a_problem_starts_where_its_seeds_say(self):
         def init(key):
             return jax.random.normal(key, (3,))
@@ -435,6 +440,10 @@ class TestRuns:
         problem = Problem("mine", quadratic, init, "A bowl.", "Here.", minimum=0.0)
         comparison = compare(problem, "newton", seeds=range(2))
         assert comparison.minima == {"mine": 0.0}
+        fixed = Problem("fixed", quadratic, lambda key: START, "A bowl.", "Here.")
+        with pytest.warns(UserWarning, match="one start, whatever the seed: it is run with"):
+            once = compare(fixed, "newton", seeds=range(3))
+        assert [run.seed for run in once.runs] == [0]
         for seed, run in enumerate(comparison.runs):
             assert run.trace.loss[0] == quadratic(init(jax.random.key(seed)))
         own = compare(problem, "newton", starts=START)

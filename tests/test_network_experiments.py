@@ -343,6 +343,6 @@ class TestFirstAgainstSecond:
         assert "end equally low on 1 models" in module.answer(later, {})
         assert [module.price(made, r) for r in made.runs] == [math.inf, 1.0, math.inf]
         judged = {("bowl", "a"): {"rmse": 1.0}, ("bowl", "b"): {"rmse": 2.0}}
-        assert module._judged_best("bowl", judged) == "a"
+        assert module._judged_best("bowl", judged) == ["a"]
         assert "b 1 (bowl)" in module.answer(made, judged)
         assert "On 0 the same method" in module.answer(made, judged)

@@ -6,33 +6,42 @@ import dataclasses
 import functools
 import itertools
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from gradlab import _distributed, sharding
-from gradlab._checks import check_args, check_count, check_positive
+from gradlab._checks import check_count
 from gradlab._errors import accepts_only_its_keywords, check_choice
 from gradlab._session import OutOfTimeError
 from gradlab._typing import GradientOperator, Loss, Params
 from gradlab.compare.comparison import Comparison
+from gradlab.compare.given import (
+    checked_cost,
+    checked_rates,
+    described,
+    labelled,
+    operators_of,
+    starts_of,
+)
 from gradlab.compare.kept import announce, kept_sweep, part, wanted_shard
 from gradlab.compare.run import Run, Sweep, trimmed
 from gradlab.compare.tuning import SWEEP_STEPS, Setting
 from gradlab.compare.tuning import tune as choose_rate
-from gradlab.derivatives import finite
 from gradlab.minimize import minimize
-from gradlab.optimizers.method import Method, as_method
-from gradlab.problems import Problem
+from gradlab.optimizers.method import Method
 from gradlab.result import Result, Status
 from gradlab.trace import Trace
 
 __all__ = ["compare"]
+
+if TYPE_CHECKING:
+    Rates: TypeAlias = bool | Sequence[float | int]
+else:  # checked in the caller's words
+    Rates = Any
 
 # Steps of the run that tells what a step costs, where only a cost limits the runs.
 _PILOT_STEPS = 8
@@ -48,7 +57,7 @@ class _Plan:
     max_steps: int | None
     max_cost: float | int | None
     options: Mapping[str, Any]
-    tune: bool | Sequence[float | int]
+    tune: Rates
     tuning_steps: int
 
 
@@ -76,7 +85,7 @@ def compare(
     xtol: float | int | None = None,
     noise: float | int | None = None,
     max_seconds: float | int | None = None,
-    tune: bool | Sequence[float | int] = True,
+    tune: Rates = True,
     tuning_steps: int = SWEEP_STEPS,
     trace: str = "scalars",
     shard: str | None = None,
@@ -96,7 +105,8 @@ def compare(
             optax transformations: one, a list of them, or a dict that gives them labels.
         starts: Start or list of starts; a list always means several. By default a problem's
             own start for each seed.
-        seeds: Seeds of the starts; with `starts`, their numbers, 0, 1, … by default.
+        seeds: Seeds of the starts, of which a problem with one start takes the first; with
+            `starts`, their numbers, 0, 1, … by default.
         args: Further arguments of a loss function; a `Problem` brings its own.
         derivatives: Derivative operators to drive each method with: "autodiff", "forward",
             "backward", "central" or "complex"; or a dict of operators shaped like
@@ -134,24 +144,24 @@ def compare(
         newton CONVERGED_GRADIENT True
         newton_cg CONVERGED_GRADIENT True
     """
-    name, loss, args, minimum = _described(problem, args)
-    labelled = _labelled(methods)
+    name, loss, args, minimum = described(problem, args)
+    by_label = labelled(methods)
     check_choice("trace", trace, ("params", "scalars"))
     options = {"ftol": ftol, "xtol": xtol, "noise": noise, "max_seconds": max_seconds}
-    begin = _starts(problem, starts, tuple(seeds))
+    begin = starts_of(problem, starts, tuple(seeds))
     shard = wanted_shard(shard)
     loss, args, begin = _placed(shard, loss, args, begin)
     plan = _Plan(
         Setting(name, loss, args, gtol, shard, batches),
-        _operators(derivatives),
+        operators_of(derivatives),
         begin,
         None if max_steps is None else check_count("max_steps", max_steps),
-        _checked_cost(max_cost),
+        checked_cost(max_cost),
         {**options, "trace": trace},
-        _checked_rates(tune),
+        checked_rates(tune),
         check_count("tuning_steps", tuning_steps, 1),
     )
-    outcomes = [_outcome(plan, label, method) for label, method in labelled.items()]
+    outcomes = [_outcome(plan, label, method) for label, method in by_label.items()]
     runs = tuple(run for outcome in outcomes for run in outcome.runs)
     faults = [outcome.fault for outcome in outcomes if outcome.fault is not None]
     faults = [fault for fault in faults if not isinstance(fault, OutOfTimeError)]
@@ -215,22 +225,6 @@ def _ends_all(error: Exception) -> bool:
 def _failed(run: Run, error: Exception) -> Run:
     """Enter a fault into a run."""
     return dataclasses.replace(run, error=f"{type(error).__name__}: {error}")
-
-
-def _checked_rates(tune: Any) -> Any:
-    """Return whether to tune, or the rates to choose among, or raise."""
-    if isinstance(tune, bool | np.bool_):
-        return bool(tune)
-    try:
-        rates = np.asarray(tune, float)
-    except (TypeError, ValueError):
-        rates = np.zeros(0)
-    if rates.ndim != 1 or not rates.size or not np.all((rates > 0) & np.isfinite(rates)):
-        raise ValueError(
-            "`tune` must be True, False or positive learning rates to choose among, as "
-            f"[0.01, 0.1], got {tune!r:.60}."
-        )
-    return tune
 
 
 def _tuned(plan: _Plan, label: str, method: Method) -> tuple[Method, Sweep | None]:
@@ -302,108 +296,3 @@ def _limited(
     affordable = int(np.sum(np.asarray(trace.cost) <= plan.max_cost))
     cut = affordable < len(trace.loss)
     return result, trimmed(trace, max(1, affordable)), cut
-
-
-def _described(
-    problem: Any, args: tuple[Any, ...]
-) -> tuple[str, Loss, tuple[Any, ...], float | None]:
-    """Return the name, loss, arguments and known minimum of what is to be minimised."""
-    if isinstance(problem, Problem):
-        if args:
-            raise ValueError(
-                f"`args` go with a loss function; the problem {problem.name!r} brings its own. "
-                "Pass problem.loss with starts to use others."
-            )
-        return problem.name, problem.loss, problem.args, problem.minimum
-    if not callable(problem):
-        hint = " Pass gl.problems.get(name)." if isinstance(problem, str) else ""
-        raise TypeError(
-            "`problem` must be a gradlab problem or a function loss(params, *args), got "
-            f"{type(problem).__name__}.{hint}"
-        )
-    check_args(args)
-    name = getattr(problem, "__name__", type(problem).__name__)
-    return "loss" if name == "<lambda>" else name, problem, args, None
-
-
-def _labelled(methods: Any) -> dict[str, Method]:
-    """Return the methods by label."""
-    if isinstance(methods, Mapping):
-        return {str(label): as_method(method) for label, method in methods.items()}
-    if isinstance(methods, str | Method | optax.GradientTransformation):
-        methods = [methods]
-    labelled: dict[str, Method] = {}
-    for given in methods:
-        method = as_method(given)
-        label = method.label if isinstance(given, str | Method) else _label_of(given)
-        if label in labelled:
-            raise ValueError(
-                f"`methods` must have different labels, but two are called {label!r}. Pass a "
-                f"dict: {{'first': ..., 'second': ...}}."
-            )
-        labelled[label] = method
-    if not labelled:
-        raise ValueError("`methods` must name at least one method, got none.")
-    return labelled
-
-
-def _label_of(transformation: optax.GradientTransformation) -> str:
-    """Name an optax transformation after the first link of its chain that has a state."""
-    try:
-        state = jax.eval_shape(transformation.init, jnp.zeros(1))
-    except Exception:  # it wants other parameters; the label is only a label
-        return "optax"
-    nodes = jax.tree.leaves(state, is_leaf=lambda node: hasattr(node, "_fields"))
-    names = [type(node).__name__.removesuffix("State") for node in nodes]
-    names = [name for name in names if name not in ("Empty", "ShapeDtypeStruct")]
-    words = re.sub(r"(?<!^)(?=[A-Z])", "_", names[0]).lower() if names else ""
-    return f"optax {words}".strip()
-
-
-def _operators(derivatives: Any) -> dict[str, GradientOperator | None]:
-    """Return the derivative operators by name; None stands for automatic differentiation."""
-    if isinstance(derivatives, Mapping):
-        operators = dict(derivatives)
-    else:
-        names = [derivatives] if isinstance(derivatives, str) else list(derivatives)
-        for name in names:
-            check_choice("derivatives", name, ("autodiff", *finite.SCHEMES))
-        operators = {name: _operator(name) for name in names}
-    if not operators:
-        raise ValueError("`derivatives` must name at least one operator, got none.")
-    return operators
-
-
-@functools.cache  # the same operator every time, so that compiled code is found again
-def _operator(name: str) -> GradientOperator | None:
-    """Return the derivative operator of that name."""
-    return None if name == "autodiff" else functools.partial(finite.grad, scheme=name)
-
-
-def _starts(problem: Any, starts: Any, seeds: tuple[int, ...]) -> dict[int, Params]:
-    """Return the starts by seed."""
-    if starts is None:
-        if not isinstance(problem, Problem):
-            raise ValueError("`starts` must be given with a loss function, got None.")
-        return {int(seed): problem.init(jax.random.key(seed)) for seed in seeds}
-    points = starts if isinstance(starts, list) else [starts]
-    if all(isinstance(point, int | float) for point in points) and len(points) != 1:
-        raise ValueError(
-            "`starts` is a list of plain numbers, which could be one start or several. Pass "
-            "jnp.array([...]) for one, or [jnp.array(...), jnp.array(...)] for several."
-        )
-    numbers = range(len(points)) if seeds == (0,) else seeds
-    if len(numbers) != len(points):
-        raise ValueError(
-            f"`seeds` must number the starts, but there are {len(numbers)} seeds for "
-            f"{len(points)} starts."
-        )
-    return {int(number): point for number, point in zip(numbers, points, strict=True)}
-
-
-def _checked_cost(max_cost: float | int | None) -> float | int | None:
-    """Return the budget, or raise unless it is a positive finite number."""
-    cost = check_positive("max_cost", max_cost, zero=False)
-    if cost == math.inf:
-        raise ValueError("`max_cost` must be finite, got inf. Leave it out for no limit.")
-    return cost

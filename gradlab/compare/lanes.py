@@ -16,7 +16,7 @@ from gradlab import sharding
 from gradlab._checks import check_count
 from gradlab._errors import accepts_only_its_keywords
 from gradlab._typing import Count, Number, Params
-from gradlab.compare.driver import _described, _starts
+from gradlab.compare.given import described, starts_of
 from gradlab.compare.kept import wanted_shard
 from gradlab.compare.table import Table
 from gradlab.minimize import minimize
@@ -131,8 +131,8 @@ class _Case:
 
 def _case(problem: Any, starts: Any, seeds: tuple[int, ...], args: tuple[Any, ...]) -> _Case:
     """Describe one problem."""
-    name, loss, args, _ = _described(problem, args)
-    return _Case(name, loss, args, _starts(problem, starts, seeds))
+    name, loss, args, _ = described(problem, args)
+    return _Case(name, loss, args, starts_of(problem, starts, seeds))
 
 
 def _checked(method: Method, settings: Any) -> tuple[list[str], np.ndarray]:

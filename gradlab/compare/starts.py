@@ -12,7 +12,7 @@ import numpy as np
 from gradlab import sharding
 from gradlab._errors import accepts_only_its_keywords
 from gradlab._typing import Count, Number, Params
-from gradlab.compare.driver import _described, _labelled
+from gradlab.compare.given import described, labelled
 from gradlab.compare.kept import wanted_shard
 from gradlab.compare.table import Table
 from gradlab.minimize import minimize
@@ -136,15 +136,15 @@ def multistart(
         >>> print(found.minima.shape, found.depths.max() < 1e-12)
         (4, 2) True
     """
-    name, loss, args, _ = _described(problem, args)
-    labelled = _labelled(methods)
+    name, loss, args, _ = described(problem, args)
+    by_label = labelled(methods)
     shard = wanted_shard(shard)
     if shard == "data":
         first = jax.tree.map(lambda leaf: leaf[0], starts)
         loss, args = sharding.data_parallel(loss, first, args)
     found = {
         m: _run(loss, starts, method, args, max_steps, gtol, shard)
-        for m, method in labelled.items()
+        for m, method in by_label.items()
     }
     flat = _flat(starts)
     good = {m: ends.status <= Status.NOISE_FLOOR for m, ends in found.items()}
