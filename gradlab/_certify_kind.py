@@ -125,11 +125,11 @@ def _falls_by_values(sides: tuple[Side, Side], level: Array) -> Array:
     saddle of odd order in a loss with a large constant.
     """
     found = []
-    heard = jnp.maximum(*(_heard(side.changes, level) for side in sides))
     for (changes, slopes), (other, _) in (sides, sides[::-1]):
+        heard = _heard(changes, level)
         fallen = changes + 2 * jnp.abs(slopes)
         twice = jnp.sum(fallen < -heard, axis=1) >= 2
-        odd = (fallen < -3 * heard) & (other > 3 * heard)
+        odd = (fallen < -3 * heard) & (other > 3 * _heard(other, level))
         nowhere_higher = ~jnp.any(~(changes <= level), axis=1)
         found.append(nowhere_higher & (twice | jnp.any(odd, axis=1)))
     return any_of(found)

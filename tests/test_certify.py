@@ -459,7 +459,7 @@ def test_falls_of_third_order_are_found_in_any_units(unit):
     def loss(x):
         y = x[1:] / unit
         fall = (y[0] - 1) * (y[1] - 1) * (y[2] - 1)
-        return (x[0] - 1) ** 2 + fall + jnp.sum((y[3:] - 1) ** 2) + 1
+        return 1e12 * (x[0] - 1) ** 2 + fall + jnp.sum((y[3:] - 1) ** 2) + 1
 
     point = jnp.concatenate([jnp.ones(1), jnp.full(12, unit)])
     assert gl.certify(loss, point).kind == Kind.SADDLE
