@@ -300,6 +300,7 @@ def test_a_program_that_wants_the_answer_alone_has_no_certificate_in_it(method):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.slow
 def test_the_very_minimum_of_residuals_that_cancel_is_a_minimum(dtype):
     # There the loss is rounding alone, 1e-31 in float64, and another compiled copy of it gives
     # another number: no direction leads down for that.
@@ -418,6 +419,7 @@ def test_minima_of_high_order_are_no_plateaus(power, offset):
         assert certificate.kind == Kind.FLAT
 
 
+@pytest.mark.slow
 def test_steps_between_plateaus_are_never_minima(random):
     inputs, w = random.standard_normal((200, 3)), random.standard_normal(3)
     labels = inputs @ w > 0

@@ -105,7 +105,7 @@ def test_what_is_lost_twice_over_beside_the_descent_is_not_missed(loss, method):
 
 
 @pytest.mark.parametrize("method", slowly("newton_cg", *GRADIENT_ONLY))
-@pytest.mark.parametrize("n", [100, 400])
+@pytest.mark.parametrize("n", slowly(100, 400))
 def test_a_slight_negative_curvature_among_stiff_ones_is_seen(n, method):
     curvatures = jnp.concatenate([jnp.array([-1.0]), jnp.logspace(0, 3, n - 1)])
 
@@ -117,7 +117,7 @@ def test_a_slight_negative_curvature_among_stiff_ones_is_seen(n, method):
     assert gl.certify(loss, jnp.zeros(n)).kind == gl.Kind.SADDLE
 
 
-@pytest.mark.parametrize("at", [0.0, 1.0])
+@pytest.mark.parametrize("at", slowly(1.0, 0.0))
 def test_an_ill_conditioned_quadratic_is_solved_and_said_so(at, random):
     n = 100
     basis = jnp.asarray(np.linalg.qr(random.normal(size=(n, n)))[0])
@@ -132,6 +132,7 @@ def test_an_ill_conditioned_quadratic_is_solved_and_said_so(at, random):
     assert result.nhvp < 30_000  # and not 80,000, down to the smallest number there is
 
 
+@pytest.mark.slow
 def test_a_promise_far_above_the_noise_is_not_at_the_floor():
     def powell(x):
         return (1e4 * x[0] * x[1] - 1) ** 2 + (jnp.exp(-x[0]) + jnp.exp(-x[1]) - 1.0001) ** 2

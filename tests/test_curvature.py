@@ -359,6 +359,7 @@ def covariance_of(terms):
 
 
 @pytest.mark.parametrize("name", ["flat", "power law", "indefinite", "network"])
+@pytest.mark.slow
 def test_terms_are_those_of_bases_that_leave_out_one_vector_or_two(name, random):
     A = np.asarray(matrix(name))
     operator = flat_operator(lambda v: A @ v, jnp.zeros(N))

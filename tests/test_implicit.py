@@ -155,6 +155,7 @@ def test_the_second_derivative_of_an_answer_is_that_of_the_closed_form():
     assert_close(jax.hessian(least)(1.5), jnp.asarray(1.5))
 
 
+@pytest.mark.slow
 def test_a_linear_system_not_solved_gives_no_number():
     def loss(x, t):
         return 0.5 * jnp.sum(curvatures * x**2) - x @ t

@@ -152,6 +152,7 @@ def test_a_nonlinear_answers_derivative_agrees_with_differences():
     assert abs(jax.jit(jax.grad(answer))(0.01) - expected) <= 1e-6 * abs(expected)
 
 
+@pytest.mark.slow
 def test_the_least_losss_derivative_is_the_partial_one_and_weights_count():
     def least(weights):
         fit = least_squares(linear, jnp.zeros(4), args=(MATRIX, TARGETS), weights=weights)

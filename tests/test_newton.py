@@ -379,6 +379,7 @@ def chain(x):
 
 
 @pytest.mark.parametrize("n", [5, 30])
+@pytest.mark.slow
 def test_the_least_curvature_is_known_to_digits_with_and_without_eigenvalues(n):
     result = gl.minimize(chain, jnp.linspace(-1, 1.3, n), "newton")
     assert result.success
@@ -388,6 +389,7 @@ def test_the_least_curvature_is_known_to_digits_with_and_without_eigenvalues(n):
     np.testing.assert_allclose(result.certificate.stiffness, exact[-1], rtol=0.05)
 
 
+@pytest.mark.slow
 def test_a_convex_run_decomposes_once():
     calls, eigh = [], jnp.linalg.eigh
 

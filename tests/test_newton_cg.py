@@ -177,6 +177,7 @@ def test_the_loss_stands_few_times_in_the_loop(method, most):
     assert copies <= most + 4 + (method != "gd")
 
 
+@pytest.mark.slow
 def test_float32_reaches_what_float32_can_hold():
     problem = gl.problems.get("logistic", dtype=jnp.float32)
     result = gl.minimize(problem.loss, problem.init(), "newton_cg", args=problem.args, gtol=0.0)
@@ -198,6 +199,7 @@ def test_a_long_way_behind_settles_only_what_no_curvature_tells(resolved):
     assert bool(settled) is not resolved
 
 
+@pytest.mark.slow
 def test_at_rest_products_that_are_not_finite_promise_nothing_known():
     def loss(x):
         return jnp.log(jnp.sum(x**2))

@@ -99,6 +99,7 @@ def test_on_a_linear_gaussian_model_it_is_the_newton_step(solver):
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("rows", [True, False])
+@pytest.mark.slow
 def test_the_kernel_trick_solves_the_same_system_as_the_parameter_space(rows, momentum):
     params, matrix_and_gradient = weights(), gauss_newton_matrix(weights())
     matrix, gradient = matrix_and_gradient
@@ -506,6 +507,7 @@ def test_new_data_and_keys_do_not_trace_again():
     assert len(traced) == first
 
 
+@pytest.mark.slow
 def test_rates_are_swept_by_vmap_on_minibatches():
     def final(rate):
         return gl.minimize(

@@ -86,6 +86,7 @@ def test_halving_finds_the_same_for_less(found):
     assert len(halved.table) == 30
 
 
+@pytest.mark.slow
 def test_problems_of_one_loss_are_lanes_too():
     base = gl.Problem("mild", bowl, lambda key=None: jnp.ones(2), "", "", args=(SCALES,))
     steep = dataclasses.replace(base, name="steep", args=(10 * SCALES,))
