@@ -70,14 +70,13 @@ def certify(
         x: The point: any pytree of real floating leaves.
         args: Further arguments of `loss`.
         noise: Absolute noise level of the loss; default the rounding bound 4·eps·|f|.
-        length: Length that is typical of x, a tenth of which is the farthest looked;
-            default its norm, or 1 if that is zero.
+        length: Length that is typical of x, a tenth of which is the farthest looked, along
+            directions without curvature all of it; default its norm, or 1 if that is zero.
 
     Returns:
         A `Certificate`. It costs one gradient, 100 losses (188 with directions that have no
         curvature) and n Hessian-vector products, of more than 256 variables at most 160.
-        Those see a negative curvature of more than some
-        thousandths of the largest.
+        Those see a negative curvature of more than some thousandths of the largest.
 
     Raises:
         TypeError: If a leaf is not real and floating, or the loss returns no real scalar.
@@ -123,8 +122,7 @@ def examine(
     length = jnp.where(length > 0, length, 1)
     if smooth:
         value, grad, hvp = value_grad_hvp(value_fn, x)
-        value = value.astype(dtype)
-        level = noise_level(value, value, noise)
+        level = noise_level(value.astype(dtype), value.astype(dtype), noise)
         seen, flat = curvature(hvp, x, grad, _sizes(x, length), level)
     else:
         value, grad = jax.value_and_grad(value_fn)(x)
@@ -132,7 +130,7 @@ def examine(
         none = jnp.zeros((), jnp.int32)
         seen = Curvature(unknown, unknown, grad, unknown, unknown, no, no, none)
         flat = Flat(no, lambda v: v)
-        value = value.astype(dtype)
+    value = value.astype(dtype)
     sides, even, doubt = _around(value_fn, x, value, grad, seen.direction, flat, length)
     level = jnp.maximum(noise_level(value, value, noise), doubt)
     # Where nothing changes along the direction, as of a variable that does not matter at the

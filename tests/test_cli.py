@@ -33,6 +33,13 @@ def _shipped_problems():
     return subprocess.check_output([sys.executable, "-c", code], text=True).split()
 
 
+def test_seeds_are_refused_with_a_loss_of_ones_own(capsys):
+    arguments = ("compare", "gradlab:certify", "--at", "gradlab:certify", "--seeds", "2")
+    code, _, told = run(capsys, *arguments)
+    assert code == 2
+    assert "--seeds is for --problem" in told
+
+
 def test_the_options_of_a_problem_are_those_of_the_library():
     for name, entry in _cli_names.problems().items():
         build = problems.registry._TABLE[name].build

@@ -63,6 +63,16 @@ class TestLearningRates:
             told = [row["behaviour"] for row in one.rows]
             assert told == ["slow", "right", "oscillating", "the limit", "divergent"]
 
+    def test_rates_that_all_end_in_rounding_are_told_together(self, module, found):
+        """On x² the gap is (1 - 2 r)^100 of that at the start: rounding from 0.15 to 0.85."""
+        least, _, most, *rest = module._lowest(found[module.SQUARE]).split()
+        assert " ".join(rest) == "(all to rounding)"
+        reach = (1 - np.finfo(float).eps ** 0.01) / 2
+        step = module.HIGHEST / module.LOWEST
+        step **= 1 / (module.NUM_RATES - 1)
+        assert reach * 0.99 < float(least) < reach * step * 1.01
+        assert (1 - reach) / step * 0.99 < float(most) < (1 - reach) * 1.01
+
     def test_a_constant_rate_ends_at_the_floor_and_a_falling_one_below(self, module):
         noisy = module.decayed(runs_each=400, seed=1)
         end = {name: float(np.mean(line[-500:])) for name, line in noisy.items()}

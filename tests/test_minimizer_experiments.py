@@ -185,6 +185,20 @@ def test_steepest_descent_finds_the_deepest_minimum_from_its_share_of_the_box():
     assert row["any"] == 1
 
 
+def test_methods_that_find_the_deepest_as_often_are_told_together():
+    rows = [
+        {"problem": "bowl", "method": method, "deepest": share, "total": total}
+        for method, share, total in (
+            ("gd", 0.5, 3.0),
+            ("newton", 0.5, 2.0),
+            ("lbfgs", 0.4, 4.0),
+        )
+    ]
+    told = load("experiments", "multistart").answer(rows)
+    assert "restarts of newton find" in told
+    assert "gd and newton find it from most starts, 50.0%" in told
+
+
 @pytest.mark.parametrize(("found", "count"), [(0, 50), (3, 300), (30, 30)])
 def test_the_interval_is_wilsons(found, count):
     stats = pytest.importorskip("scipy.stats")

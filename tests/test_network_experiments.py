@@ -344,5 +344,8 @@ class TestFirstAgainstSecond:
         assert [module.price(made, r) for r in made.runs] == [math.inf, 1.0, math.inf]
         judged = {("bowl", "a"): {"rmse": 1.0}, ("bowl", "b"): {"rmse": 2.0}}
         assert module._judged_best("bowl", judged) == ["a"]
+        tied = {("bowl", m): {"accuracy": 0.5 if m == "c" else 0.9} for m in "abc"}
+        assert module._judged_best("bowl", tied) == ["a", "b"]
+        assert "On 1 the same method" in module.answer(made, tied)
         assert "b 1 (bowl)" in module.answer(made, judged)
         assert "On 0 the same method" in module.answer(made, judged)

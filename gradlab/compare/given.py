@@ -112,7 +112,7 @@ def starts_of(problem: Any, starts: Any, seeds: tuple[int, ...]) -> dict[int, Pa
         if not isinstance(problem, Problem):
             raise ValueError("`starts` must be given with a loss function, got None.")
         begin = {int(seed): problem.init(jax.random.key(seed)) for seed in seeds}
-        return _distinct(problem.name, begin)
+        return _once_if_fixed(problem.name, begin)
     points = starts if isinstance(starts, list) else [starts]
     if all(isinstance(point, int | float) for point in points) and len(points) != 1:
         raise ValueError(
@@ -128,7 +128,7 @@ def starts_of(problem: Any, starts: Any, seeds: tuple[int, ...]) -> dict[int, Pa
     return {int(number): point for number, point in zip(numbers, points, strict=True)}
 
 
-def _distinct(name: str, begin: dict[int, Params]) -> dict[int, Params]:
+def _once_if_fixed(name: str, begin: dict[int, Params]) -> dict[int, Params]:
     """Return the starts, only the first of them where the problem has but one."""
     first, *others = (jax.tree.leaves(start) for start in begin.values())
     same = all(
